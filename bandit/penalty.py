@@ -1,0 +1,35 @@
+"""The eligibility trace: which arms a bad sample is charged to, without a list of pulls (DESIGN 5.3)."""
+
+import numpy as np
+
+from bandit.arms import FloatArray
+
+AGE_DECAY = 0.98
+"""A pull `age` steps before the sample loses shortfall * AGE_DECAY^age of its reward."""
+
+
+class Trace:
+    """Per arm, the sum over counted pulls since the last sample of (0.98 gamma)^-(pick step - origin).
+
+    One number an arm, so that nothing grows with the steps between samples. The origin moves with the estimator's.
+    """
+
+    def __init__(self, arms: int, gamma: float) -> None:
+        self.rate = AGE_DECAY * gamma
+        self.origin = 0
+        self.sums: FloatArray = np.zeros(arms)
+
+    def fold(self, row: int, step: int) -> None:
+        """Remember a counted pull picked at `step`."""
+        self.sums[row] += self.rate ** (self.origin - step)
+
+    def rebase(self, origin: int) -> None:
+        """Move the origin of the weights to `origin`."""
+        self.sums *= self.rate ** (origin - self.origin)
+        self.origin = origin
+
+    def take(self, step: int) -> FloatArray:
+        """The sum over the remembered pulls of (0.98 gamma)^(step - pick step) (arms,); forgets them."""
+        taken: FloatArray = self.sums * self.rate ** (step - self.origin)
+        self.sums[:] = 0.0
+        return taken

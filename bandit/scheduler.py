@@ -1,0 +1,389 @@
+"""The scheduler: issues a ticket for every pull, counts the rewards when they are due, and survives a restart exactly.
+
+Picks are a pure function of the configuration, the arms' ids and data, and the rewards by pick step. All sums run
+over rows in the order of ids, and a draw is a hash of (seed, purpose, step, arm id).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.arms import ArmSpec, ArmTable, BoolArray, FloatArray, IntArray, bounds_record
+from bandit.bounds import intervals, relax, shares
+from bandit.deal import Dealer
+from bandit.errors import (
+    CancelTooLate,
+    NothingEligible,
+    ShortfallOutOfRange,
+    SnapshotMismatch,
+    StepOutOfOrder,
+    UnknownArm,
+)
+from bandit.hashing import Purpose, below, mix64
+from bandit.index import Estimator, discount
+from bandit.ledger import Entry, Ledger, Ticket
+from bandit.penalty import AGE_DECAY, Trace
+from bandit.policies import POLICIES, Candidates
+from bandit.reward import repetition_terms
+from bandit.settings import SchedulerConfig
+from bandit.snapshot import Record, dump_row, load_row
+from bandit.views import ArmView, arm_view
+
+__all__ = ["ArmSpec", "ArmView", "Scheduler", "SchedulerConfig", "Ticket"]
+
+
+class Scheduler:
+    """Deals pulls among arms. All arms that can be pulled are awake at first.
+
+    A step: `pick(step)` grad_accum times, steps in order; `credit` each ticket before the pick that counts it.
+
+    >>> config = SchedulerConfig(seed=1, grad_accum=2, windows_per_pull=8, delay=1)
+    >>> scheduler = Scheduler(config, [ArmSpec("books", 10, windows=100), ArmSpec("code", 11, windows=100)])
+    >>> tickets = [scheduler.pick(1), scheduler.pick(1)]
+    >>> for ticket in tickets:
+    ...     scheduler.credit(ticket.id, 0.5)
+    >>> scheduler.pick(2).id
+    3
+    """
+
+    def __init__(self, config: SchedulerConfig, arms: Sequence[ArmSpec]) -> None:
+        self.config = config
+        self.arms = ArmTable(arms)
+        count = len(self.arms)
+        self.memory = config.memory or max(200, 32 * count, config.grad_accum)
+        self.gamma = discount(self.memory, config.grad_accum)
+        self._estimator = Estimator(count, self.gamma)
+        self._trace = Trace(count, self.gamma)
+        self._dealer = Dealer(count)
+        self._ledger = Ledger(self.arms.names)
+        self._cursor: IntArray = np.zeros(count, dtype=np.int64)
+        self._pulls: IntArray = np.zeros(count, dtype=np.int64)
+        self._pending: IntArray = np.zeros(count, dtype=np.int64)
+        self._weight: FloatArray = np.zeros(count)
+        self._awake: BoolArray = self.arms.pullable.copy()
+        self._wake()
+        self._step = 0  # of the last pick
+        self._micro = config.grad_accum  # picks made in that step
+        self._settled = 0  # every ticket of this step or before has been counted
+        self._dwell_end = 0
+        self._stale = True  # weights are refreshed at the next pick, whatever the dwell
+        self._last_sample = 0
+        # Every column of an arm's record in a snapshot that is state rather than configuration.
+        self._columns: dict[str, NDArray[Any]] = {
+            "eligible": self._awake,
+            "cursor": self._cursor,
+            "pulls": self._pulls,
+            "weight": self._weight,
+            "credit": self._dealer.credit,
+            "served": self._dealer.served,
+            "offered": self._dealer.offered,
+            "weight_sum": self._estimator.weight_sum,
+            "weight_square_sum": self._estimator.weight_square_sum,
+            "reward_sum": self._estimator.reward_sum,
+            "difference_sum": self._estimator.difference_sum,
+            "difference_weight": self._estimator.difference_weight,
+            "last_reward": self._estimator.last_reward,
+            "last_step": self._estimator.last_step,
+            "penalty_trace": self._trace.sums,
+        }
+
+    def _wake(self) -> list[str]:
+        """Recompute what depends on the awake set; returns what had to be relaxed."""
+        self._rows = np.flatnonzero(self._awake)
+        names = [self.arms.specs[row].name for row in self._rows]
+        self._low, self._high, messages = relax(
+            self.arms.min_share[self._rows], self.arms.max_share[self._rows], names
+        )
+        return messages
+
+    def set_eligible(self, ids: Collection[int], *, restart: bool = False) -> list[str]:
+        """Let exactly these arms be pulled, less those capped at 0 or without data; returns what was relaxed.
+
+        A change refreshes the weights at the next pick; the same set again changes nothing. restart zeroes credits
+        and the counts since the last restart. UnknownArm, NothingEligible, with nothing changed.
+        """
+        awake = np.zeros(len(self.arms), dtype=np.bool_)
+        for identity in ids:
+            if identity not in self.arms.row:
+                raise UnknownArm(f"no arm has the id {identity}")
+            awake[self.arms.row[identity]] = True
+        awake &= self.arms.pullable
+        if not awake.any():
+            raise NothingEligible("no eligible arm has data and a cap above 0")
+        self._stale |= restart or bool((awake != self._awake).any())
+        self._awake[:] = awake
+        if restart:
+            self._dealer.restart()
+        return self._wake()
+
+    def pick(self, step: int) -> Ticket:
+        """Issue the next ticket of `step`.
+
+        The first pick of a step counts the credits of tickets up to `step - delay`, in ticket order. StepOutOfOrder,
+        MissingCredit, NothingEligible, with nothing changed.
+        """
+        if len(self._rows) == 0:
+            raise NothingEligible("no eligible arm has data and a cap above 0")
+        if step != self._step or self._micro == self.config.grad_accum:
+            self._begin(step)
+        if self._stale or step >= self._dwell_end:
+            self._refresh(step)
+        row = self._dealer.deal(lambda rows: max(rows, key=lambda row: self._tie(step, row)))
+        ticket = self._ledger.issue(step, self._micro, self.arms.ids[row], int(self._cursor[row]))
+        self._cursor[row] += self.config.windows_per_pull
+        self._pulls[row] += 1
+        self._pending[row] += 1
+        self._micro += 1
+        return ticket
+
+    def _begin(self, step: int) -> None:
+        """Open a step: count what is due, move the origin of the weights where the step says so."""
+        if self._micro != self.config.grad_accum:
+            raise StepOutOfOrder(f"step {step}: step {self._step} still lacks picks")
+        if step != self._step + 1 and (self._step > 0 or step < 1):
+            raise StepOutOfOrder(f"step {step} does not follow step {self._step}")
+        due = self._ledger.due(step - self.config.delay)
+        origin = step - step % self._estimator.period
+        if origin > self._estimator.origin:
+            self._estimator.rebase(origin)
+            self._trace.rebase(origin)
+        for entry in due:
+            self._count(entry)
+            self._ledger.close(entry)
+        if due:
+            self._dealer.forget(self._ledger.oldest_open)
+        self._settled = max(self._settled, step - self.config.delay)
+        self._step, self._micro = step, 0
+
+    def _count(self, entry: Entry) -> None:
+        """Count a due ticket. A ticket of an arm that is gone, as after a prune, counts nothing."""
+        row = self.arms.row.get(entry.ticket.arm)
+        if row is None:
+            return
+        self._pending[row] -= 1
+        if entry.reward is not None:
+            self._estimator.add(row, entry.ticket.step, entry.reward, entry.penalty)
+            if entry.ticket.step > self._last_sample:
+                self._trace.fold(row, entry.ticket.step)
+
+    def _tie(self, step: int, row: int) -> int:
+        return mix64(self.config.seed, Purpose.TIE, step, self.arms.ids[row])
+
+    def _index(self, step: int) -> FloatArray:
+        config = self.config
+        return self._estimator.index(step, self._pending, self.arms.pullable, config.xi, config.zeta)
+
+    def _refresh(self, step: int) -> None:
+        """Draw a new dwell, and weights and shares for it."""
+        config, rows = self.config, self._rows
+        policy = POLICIES[config.policy]
+        candidates = Candidates(
+            index=self._index(step)[rows],
+            tie=np.array([self._tie(step, row) for row in rows.tolist()], dtype=np.uint64),
+            windows=self.arms.windows[rows],
+            focus_size=config.focus_size,
+            background=config.background,
+        )
+        weights = policy.weights(candidates)
+        if policy.repetition:
+            penalty, bonus = repetition_terms(self._cursor[rows], self.arms.windows[rows])
+            weights = weights * penalty * bonus
+        weights = np.minimum(self.arms.cap[rows], np.maximum(self._floors(), weights))
+        dealt = np.zeros(len(self.arms))
+        dealt[rows] = shares(weights, self._low, self._high)
+        self._weight[:] = 0.0
+        self._weight[rows] = weights
+        self._dealer.set_shares(self._ledger.next_id, self._awake, dealt)
+        least, most = config.dwell
+        self._dwell_end = step + least + below(most - least + 1, config.seed, Purpose.DWELL, step)
+        self._stale = False
+
+    def _floors(self) -> FloatArray:
+        """Floors of the awake arms as they bind now (awake arms,)."""
+        floor = self.arms.floor[self._rows]
+        if self.config.floors_override_repetition:
+            return floor
+        return floor * repetition_terms(self._cursor[self._rows], self.arms.windows[self._rows])[0]
+
+    def credit(self, ticket_id: int, reward: float | None) -> None:
+        """Hand in a ticket's reward in [0, 1], or None for a pull that is void and counts nothing.
+
+        Held until it is due. UnknownTicket, CreditedTwice, NonFiniteReward, RewardOutOfRange, with nothing changed.
+        """
+        self._ledger.credit(ticket_id, reward)
+
+    def penalize(self, step: int, shortfall: float) -> dict[str, float]:
+        """Charge a sample drawn after `step`: every pull since the last sample loses shortfall * 0.98^age.
+
+        To be called at every sample, with 0 for a good one, so that the next one knows where to begin. Pulls whose
+        credit is not counted yet carry their part and lose it when it is: the result is the same whenever their
+        credits arrive, and a pull that turns out void loses nothing. Pull counts stay as they are. Returns arm name
+        to its change, in units of the weight of `step`; the sum is minus the sum over the pulls. A second call for
+        the same step finds no pulls. ShortfallOutOfRange, StepOutOfOrder.
+        """
+        if not 0.0 <= shortfall <= 1.0:
+            raise ShortfallOutOfRange(f"step {step}: shortfall {shortfall} is outside [0, 1]")
+        earliest = max(self._settled, self._last_sample)
+        if not earliest <= step <= self._step:
+            raise StepOutOfOrder(f"a sample of step {step} is not within steps {earliest} to {self._step}")
+        charged = shortfall * self._trace.take(step)
+        self._estimator.charge(charged, step)
+        for entry in self._ledger:
+            age = step - entry.ticket.step
+            row = self.arms.row.get(entry.ticket.arm)
+            void = entry.credited and entry.reward is None
+            if row is not None and not void and self._last_sample < entry.ticket.step <= step:
+                entry.penalty = shortfall * AGE_DECAY**age
+                charged[row] += entry.penalty * self.gamma**age
+        self._last_sample = step
+        return {self.arms.specs[row].name: -float(charged[row]) for row in np.flatnonzero(charged)}
+
+    def cancel_from(self, step: int) -> list[Ticket]:
+        """Take back every ticket of `step` or later, as if it had not been picked; the next pick is for `step`.
+
+        Cursors, pull counts, credits and pulls in flight go back, and weights are refreshed at the next pick. Ids are
+        not used again. What later picks counted stays counted. CancelTooLate if a ticket of `step` is counted.
+        """
+        if step <= self._settled:
+            raise CancelTooLate(f"step {step}: steps up to {self._settled} are counted already")
+        cancelled = self._ledger.cancel_from(step)
+        for ticket in reversed(cancelled):
+            row = self.arms.row.get(ticket.arm)
+            if row is not None:
+                # min: a cursor that was set back since, as by changed data, stays where it was set.
+                self._cursor[row] = min(int(self._cursor[row]), ticket.window)
+                self._pulls[row] -= 1
+                self._pending[row] -= 1
+                self._dealer.undo(ticket.id, row)
+        if self._step >= step:
+            self._step, self._micro = step - 1, self.config.grad_accum
+            self._stale = True
+        return cancelled
+
+    def cursors(self) -> dict[int, int]:
+        """Arm id to windows served, lifetime."""
+        return {identity: int(self._cursor[row]) for identity, row in self.arms.row.items()}
+
+    def open_tickets(self) -> list[Ticket]:
+        """Tickets not counted yet, in the order of their ids."""
+        return [entry.ticket for entry in self._ledger]
+
+    def exploration_total(self) -> float:
+        """Sum of effective pulls and pulls in flight over the arms that can be pulled at all; 4.1's log is of 1 + it."""
+        pulls = self._estimator.effective_pulls(self._step) + self._pending
+        return float(np.sum(pulls * self.arms.pullable))
+
+    def views(self, step: int) -> list[ArmView]:
+        """Every arm as it stands at `step`, in the order of ids."""
+        low, high = np.zeros(len(self.arms)), np.zeros(len(self.arms))
+        if len(self._rows) > 0:
+            low[self._rows], high[self._rows] = intervals(
+                self._floors(), self.arms.cap[self._rows], self._low, self._high
+            )
+        columns = {
+            "eligible": self._awake,
+            "weight": self._weight,
+            "share": self._dealer.served / max(1, int(np.sum(self._dealer.served))),
+            "target": self._dealer.shares,
+            "share_low": low,
+            "share_high": high,
+            "pulls": self._pulls,
+            "mean_reward": self._estimator.mean(),
+            "index": self._index(step),
+        }
+        return [
+            arm_view(
+                spec, int(self._cursor[row]), {key: column[row].item() for key, column in columns.items()}
+            )
+            for row, spec in enumerate(self.arms.specs)
+        ]
+
+    def snapshot(self) -> dict[str, Any]:
+        """All of the state as plain, finite, JSON-able data; `restore` gives back the same scheduler bit for bit.
+
+        `arms` maps each name to its record, to be read and edited: an edit of `mean` wins over `reward_sum`, and
+        bounds and windows are shown here but taken from the arms given to `restore`.
+        """
+        mean = self._estimator.mean()
+        records = {}
+        for row, spec in enumerate(self.arms.specs):
+            counted = self._estimator.weight_sum[row] > 0.0
+            records[spec.name] = {
+                "id": spec.id,
+                **bounds_record(spec),
+                **dump_row(self._columns, row),
+                "mean": float(mean[row]) if counted else None,
+            }
+        return {
+            "arms": records,
+            "step": self._step,
+            "micro": self._micro,
+            "settled_step": self._settled,
+            "origin": self._estimator.origin,
+            "dwell_end": self._dwell_end,
+            "refresh": self._stale,
+            "last_sample_step": self._last_sample,
+            "next_ticket": self._ledger.next_id,
+            "counted_ticket": self._ledger.counted,
+            "deals": self._dealer.snapshot_spans(self.arms.ids),
+            "tickets": self._ledger.snapshot(),
+        }
+
+    @classmethod
+    def restore(
+        cls, config: SchedulerConfig, arms: Sequence[ArmSpec], snapshot: Mapping[str, Any]
+    ) -> "Scheduler":
+        """The scheduler that `snapshot` describes, bound by `arms`, which are matched by id.
+
+        SnapshotMismatch for an arm of the snapshot that is not in `arms`, or a field that cannot be read. An arm that
+        the snapshot lacks starts new, and awake if it can be pulled. Changed bounds, windows or arms refresh the
+        weights at the next pick; to restart credits and counts for them is the caller's part (`set_eligible`). Open
+        tickets of arms that are gone stay open, to be credited or cancelled, and count nothing.
+        """
+        scheduler = cls(config, arms)
+        scheduler._load(Record(dict(snapshot)))
+        return scheduler
+
+    def _load(self, record: Record) -> None:
+        records = record.table("arms")
+        found: set[int] = set()
+        self._stale = record.flag("refresh")
+        for name in records:
+            arm = records.table(name)
+            identity = arm.whole("id")
+            row = self.arms.row.get(identity)
+            if row is None:
+                raise SnapshotMismatch(
+                    f"{name}: in the state with id {identity}, but not among the arms", arm=name
+                )
+            if identity in found:
+                raise arm.wrong("id", "an id that no other arm has")
+            found.add(identity)
+            self._load_arm(row, arm)
+        self._awake &= self.arms.pullable
+        self._wake()
+        self._step, self._micro = record.whole("step"), record.whole("micro")
+        if self._micro > self.config.grad_accum:
+            raise record.wrong("micro", f"at most the {self.config.grad_accum} picks of a step")
+        self._settled = record.whole("settled_step")
+        self._estimator.origin = self._trace.origin = record.whole("origin")
+        self._dwell_end = record.whole("dwell_end")
+        self._last_sample = record.whole("last_sample_step")
+        self._dealer.restore_spans(self.arms.row, record.rows("deals"))
+        self._stale |= len(found) < len(self.arms) or not self._dealer.in_force(self._awake)
+        self._ledger.restore(
+            record.rows("tickets"), record.whole("next_ticket"), record.whole("counted_ticket")
+        )
+        for entry in self._ledger:
+            if entry.ticket.arm in self.arms.row:
+                self._pending[self.arms.row[entry.ticket.arm]] += 1
+
+    def _load_arm(self, row: int, record: Record) -> None:
+        load_row(self._columns, row, record)
+        mean = record.number_or_none("mean")
+        if mean is not None and mean != self._estimator.mean()[row]:
+            self._estimator.reward_sum[row] = mean * self._estimator.weight_sum[row]
+        bounds = bounds_record(self.arms.specs[row])
+        self._stale |= any(record.data.get(key) != value for key, value in bounds.items())

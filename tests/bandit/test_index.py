@@ -1,0 +1,166 @@
+"""The index: exact discounted sums, exact through rebases, and UCB1 when told to be (T8, T10, B.3)."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bandit.index import LARGEST_EXPONENT, Estimator, discount, rebase_period, ucb_v
+
+LIVE = np.ones(3, dtype=np.bool_)
+NONE_PENDING = np.zeros(3, dtype=np.int64)
+
+
+def feed(estimator: Estimator, steps: range, seed: int = 0) -> list[tuple[int, int, float]]:
+    """One random pull a step, rebasing as the scheduler does; returns (row, step, reward)."""
+    rng = np.random.default_rng(seed)
+    pulls = []
+    for step in steps:
+        origin = step - step % estimator.period
+        if origin > estimator.origin:
+            estimator.rebase(origin)
+        pulls.append((int(rng.integers(len(estimator.weight_sum))), step, float(rng.random())))
+        estimator.add(*pulls[-1], 0.0)
+    return pulls
+
+
+def test_ucb1_pick_for_pick() -> None:
+    """gamma = 1, v = xi = 1, zeta = 0, l = ln t: the picks of a few-line UCB1 on the same table of rewards."""
+    table = np.random.default_rng(1).random((2000, 5)) * [0.4, 0.5, 0.6, 0.7, 0.5]
+
+    sums, counts, expected = np.zeros(5), np.zeros(5), []
+    for time in range(2000):
+        arm = time if time < 5 else int(np.argmax(sums / counts + np.sqrt(2 * math.log(time) / counts)))
+        sums[arm] += table[time, arm]
+        counts[arm] += 1
+        expected.append(arm)
+
+    estimator, picks = Estimator(5, gamma=1.0), []
+    for time in range(2000):
+        pulls = estimator.effective_pulls(time)
+        log_total = math.log(max(1.0, pulls.sum()))
+        bound = ucb_v(estimator.mean(), np.ones(5), pulls, log_total, xi=1.0, zeta=0.0)
+        picks.append(int(np.argmax(bound)))
+        estimator.add(picks[-1], time + 1, table[time, picks[-1]], 0.0)
+    assert picks == expected and len(set(picks[-500:])) > 1
+
+
+def test_a_scripted_sequence_by_hand() -> None:
+    gamma = 0.5
+    estimator = Estimator(3, gamma)
+    estimator.add(0, 1, 0.2, 0.0)
+    estimator.add(1, 2, 1.0, 0.0)
+    estimator.add(0, 3, 0.6, 0.1)
+    # At step 3 the weights of arm 0 are 1/4 and 1; the penalty lowers the mean and not the noise.
+    assert estimator.mean() == pytest.approx([(0.25 * 0.2 + 0.5) / 1.25, 1.0, 0.5])
+    assert estimator.variance() == pytest.approx([(0.4**2 / 2 + 0.02) / 2, 0.02, 0.02])
+    assert estimator.effective_pulls(4) == pytest.approx([0.5 * 1.25**2 / (1 / 16 + 1), 0.25, 0.0])
+    pulls = np.array([0.5 * 1.25**2 / (1 / 16 + 1), 0.25 + 2, 0.0])
+    log = math.log(1 + pulls.sum())
+    expected = [
+        m + math.sqrt(2 * 0.25 * v * log / n) + 0.03 * log / n
+        for m, v, n in zip([0.44, 1.0], [0.05, 0.02], pulls, strict=False)
+    ]
+    index = estimator.index(4, np.array([0, 2, 0]), LIVE, 0.25, 0.03)
+    assert index == pytest.approx([*expected, math.inf])
+
+
+def test_pulls_in_flight_narrow_the_width_and_leave_the_mean() -> None:
+    estimator = Estimator(3, 0.99)
+    feed(estimator, range(1, 40))
+    idle = estimator.index(40, NONE_PENDING, LIVE, 0.25, 0.03)
+    busy = estimator.index(40, np.array([5, 0, 0]), LIVE, 0.25, 0.03)
+    assert busy[0] < idle[0] and busy[0] > estimator.mean()[0]
+    fresh = Estimator(3, 0.99)
+    assert (fresh.index(1, NONE_PENDING, LIVE, 0.25, 0.03) == math.inf).all()
+    assert fresh.index(1, np.array([1, 0, 0]), LIVE, 0.25, 0.0)[0] == pytest.approx(
+        0.5 + math.sqrt(2 * 0.25 * 0.02 * math.log(2))
+    )
+
+
+def test_the_log_counts_live_arms_only() -> None:
+    estimator = Estimator(3, 1.0)
+    feed(estimator, range(1, 100))
+    assert estimator.index(100, NONE_PENDING, LIVE, 0.25, 0.03)[0] == pytest.approx(
+        ucb_v(
+            estimator.mean(), estimator.variance(), estimator.effective_pulls(100), math.log(100), 0.25, 0.03
+        )[0]
+    )
+    alone = estimator.index(100, NONE_PENDING, np.array([True, False, False]), 0.25, 0.03)
+    assert alone[0] < estimator.index(100, NONE_PENDING, LIVE, 0.25, 0.03)[0]
+
+
+def test_old_rewards_are_forgotten() -> None:
+    estimator = Estimator(1, discount(memory=20, grad_accum=1))
+    for step in range(1, 201):
+        estimator.add(0, step, 1.0 if step <= 100 else 0.0, 0.0)
+    assert estimator.mean()[0] < 0.01
+    # The discounted mass now is (1 - gamma^200) / (1 - gamma), not a truncated count.
+    mass = estimator.weight_sum[0] * estimator.gamma**200
+    assert mass == pytest.approx((1 - estimator.gamma**200) / (1 - estimator.gamma))
+
+
+def test_noise_is_blind_to_a_slow_trend() -> None:
+    estimator = Estimator(1, 1.0)
+    for step in range(1, 501):
+        estimator.add(0, step, step / 500, 0.0)
+    assert estimator.variance()[0] < 0.02 / 50, "the rewards' own variance is 1/12"
+
+
+@pytest.mark.parametrize(("memory", "grad_accum"), [(3, 3), (20, 4), (200, 64), (400, 1)])
+def test_twelve_thousand_steps_equal_the_direct_sums(memory: int, grad_accum: int) -> None:
+    estimator = Estimator(2, discount(memory, grad_accum))
+    pulls = feed(estimator, range(1, 12_001))
+    for column in (estimator.weight_sum, estimator.weight_square_sum, estimator.reward_sum):
+        assert np.isfinite(column).all() and (column > 0).all()
+    for row in range(2):
+        weights = [(estimator.gamma ** (12_000 - step), reward) for arm, step, reward in pulls if arm == row]
+        total = math.fsum(weight for weight, _ in weights)
+        assert estimator.mean()[row] == pytest.approx(math.fsum(w * r for w, r in weights) / total, rel=1e-9)
+        effective = total**2 / math.fsum(weight**2 for weight, _ in weights)
+        aged = effective * estimator.gamma ** (12_000 - int(estimator.last_step[row]))
+        assert estimator.effective_pulls(12_000)[row] == pytest.approx(aged, rel=1e-9)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300))
+@settings(max_examples=20, deadline=None)
+def test_the_index_does_not_move_across_a_rebase(seed: int, memory: int) -> None:
+    estimator = Estimator(3, discount(memory, 1))
+    feed(estimator, range(1, 200), seed)
+    moved = copy.deepcopy(estimator)
+    moved.rebase(200)
+    for step in (200, 201):
+        np.testing.assert_allclose(
+            moved.index(step, NONE_PENDING, LIVE, 0.25, 0.03),
+            estimator.index(step, NONE_PENDING, LIVE, 0.25, 0.03),
+            rtol=1e-9,
+        )
+        for one in (moved, estimator):
+            one.add(0, step, 0.25, 0.0)
+
+
+def test_an_arm_asleep_for_a_million_steps_keeps_its_mean_and_comes_first() -> None:
+    estimator = Estimator(2, discount(4, 4))
+    estimator.add(0, 1, 0.25, 0.0)
+    estimator.add(0, 2, 0.75, 0.0)
+    mean = estimator.mean()[0]
+    for origin in range(estimator.period, 1_000_000, estimator.period * 8):
+        estimator.rebase(origin)
+    assert estimator.mean()[0] == pytest.approx(mean, rel=1e-9)
+    assert estimator.index(1_000_000, np.array([0, 5]), np.ones(2, dtype=np.bool_), 0.25, 0.03)[0] == math.inf
+    estimator.add(0, origin, 0.5, 0.0)
+    assert estimator.mean()[0] == 0.5, "what is a million steps old counts nothing beside one new pull"
+
+
+@given(st.integers(1, 64), st.floats(1.0, 1e6))
+@settings(max_examples=100, deadline=None)
+def test_squared_weights_stay_finite_for_any_memory(grad_accum: int, memory_steps: float) -> None:
+    gamma = discount(memory_steps * grad_accum, grad_accum)
+    period = rebase_period(gamma)
+    assert 4096 % period == 0 and period >= 256
+    assert -2 * period * math.log(gamma) <= LARGEST_EXPONENT
+    assert period == 4096 or -4 * period * math.log(gamma) > LARGEST_EXPONENT
+    assert discount(memory_steps * grad_accum, grad_accum) == pytest.approx(math.exp(-1 / memory_steps))

@@ -1,0 +1,60 @@
+"""The policies' raw weights, and one contract for all of them: bounds, sleep, invariance, exact restarts."""
+
+import numpy as np
+import pytest
+from bandit_worlds import arms, config, drive, through_json
+
+from bandit.policies import POLICIES, Candidates, focus_ucb, proportional
+from bandit.scheduler import Scheduler
+
+
+def candidates(index: list[float], focus_size: int | None = None) -> Candidates:
+    count = len(index)
+    tie = np.arange(count, dtype=np.uint64)[::-1]
+    return Candidates(np.array(index), tie, np.arange(1, count + 1), focus_size, background=0.1)
+
+
+def test_focus_is_the_arms_of_highest_index_and_ties_go_by_hash() -> None:
+    assert focus_ucb(candidates([0.1, 0.9, np.inf, 0.5])).tolist() == [0.1, 1.0, 1.0, 0.1]
+    assert focus_ucb(candidates([np.inf] * 4)).tolist() == [0.1, 0.1, 1.0, 1.0]
+    assert focus_ucb(candidates([0.1, 0.9, 0.8], focus_size=1)).tolist() == [0.1, 1.0, 0.1]
+    assert focus_ucb(candidates([0.1, 0.9], focus_size=5)).tolist() == [1.0, 1.0]
+    assert focus_ucb(candidates([0.3])).tolist() == [1.0]
+
+
+def test_proportional_is_one_for_the_largest() -> None:
+    assert proportional(candidates([0.0] * 4)).tolist() == [0.25, 0.5, 0.75, 1.0]
+
+
+def served(name: str, windows_per_pull: int) -> np.ndarray:
+    """Shares of 180 pulls of four sources of 200 to 311 windows."""
+    scheduler = Scheduler(config(policy=name, windows_per_pull=windows_per_pull), arms(4))
+    drive(scheduler, 1, 60)
+    return np.array([view.share for view in scheduler.views(60)])
+
+
+def test_the_shares_each_policy_serves() -> None:
+    sizes = np.array([spec.windows for spec in sorted(arms(4), key=lambda spec: spec.id)])
+    np.testing.assert_allclose(served("fixed", 40), 0.25, atol=1.5 / 180)
+    np.testing.assert_allclose(served("uniform", 1), 0.25, atol=0.03)
+    assert np.corrcoef(served("uniform", 40), sizes)[0, 1] > 0.9, "a source read over and over gets less"
+    np.testing.assert_allclose(served("proportional", 40), sizes / sizes.sum(), atol=3 / 180)
+    assert np.ptp(served("focus-ucb", 1)) > 0.2
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_contract(name: str) -> None:
+    specs = arms(6)
+    scheduler = Scheduler(config(policy=name), specs)
+    scheduler.set_eligible([spec.id for spec in specs[1:]])
+    picked = [ticket.arm for ticket in drive(scheduler, 1, 30)]
+    assert set(picked) == {spec.id for spec in specs[1:]}
+
+    again = Scheduler(config(policy=name), list(reversed(specs)))
+    again.set_eligible([spec.id for spec in specs[1:]])
+    assert [ticket.arm for ticket in drive(again, 1, 30)] == picked, "seeded, and blind to the order of arms"
+
+    loaded = Scheduler.restore(config(policy=name), specs, through_json(scheduler.snapshot()))
+    assert drive(loaded, 31, 60) == drive(scheduler, 31, 60)
+    for view in scheduler.views(60):
+        assert view.share_low - 1e-12 <= view.target <= view.share_high + 1e-12
