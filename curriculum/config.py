@@ -1,0 +1,344 @@
+"""The configuration of a run: typed sections read from one TOML file, checked whole before anything starts.
+
+Every key's unit, default and meaning is in the `Meta` beside it; `docs/config.md` and the JSON Schema are generated
+from there.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from curriculum import config_rules, config_toml
+from curriculum.config_rules import decay_line as decay_line
+from curriculum.config_rules import warnings as warnings
+
+# width, heads, layers, block_size (tokens). The sizes of the ANDREA models; the MLP is four times the width.
+PRESETS: dict[str, tuple[int, int, int, int]] = {
+    "tiny": (128, 4, 4, 128),
+    "andrea-12m": (384, 12, 6, 1024),
+    "andrea-120m": (768, 12, 12, 1024),
+    "andrea-480m": (1536, 24, 16, 1024),
+}
+DEFAULT_PROMPTS = (
+    "How do I find outdated packages in a Python project?",
+    "Write a haiku about rain using three words that start with 'r'.",
+    "What does the Fourier transform do?",
+    "Name one animal that is alive and one that is extinct.",
+    "Tell me about a day at the sea.",
+)
+
+# What no pick, loss or sample depends on; not part of a run's identity. `*` stands for every source.
+NOT_TRAINING = frozenset(
+    {
+        "name",
+        "data.dir",
+        "data.tokenizer_sample_mb",
+        "train.keep_checkpoints",
+        "train.keep_every",
+        "sources.*.path",
+        "sources.*.expect_documents",
+    }
+)
+
+Count = Annotated[int, Meta(ge=1)]
+Amount = Annotated[int, Meta(ge=0)]
+Text = Annotated[str, Meta(min_length=1)]
+Texts = Annotated[tuple[Text, ...], Meta(min_length=1)]
+
+
+def _doc(text: str, *, default: str | None = None, minimum: float | None = None, **limits: Any) -> Meta:
+    """The Meta of a key: its description, and where the struct's default does not say it all, the default in words.
+
+    `minimum` is told to the schema only: a rule checks it, so that the error can name the source.
+    """
+    return Meta(
+        description=text,
+        extra={"default": default} if default else None,
+        extra_json_schema={"minimum": minimum} if minimum is not None else None,
+        **limits,
+    )
+
+
+class Data(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Where the token files go and how the tokenizer is made."""
+
+    dir: Annotated[
+        str,
+        _doc("Folder of token files and manifest, relative to the config file's.", default="`data/<name>`"),
+    ] = ""
+    vocab_size: Annotated[
+        int, _doc("Tokens of the byte-level BPE vocabulary; special tokens come on top.", ge=256, le=2**31)
+    ] = 8192
+    tokenizer_sample_mb: Annotated[
+        int, _doc("Megabytes of text, sampled evenly from the sources, that train the tokenizer.", ge=1)
+    ] = 100
+
+
+class Model(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """The decoder's shape: a preset, any of whose numbers may be set by hand."""
+
+    preset: Annotated[
+        Literal["tiny", "andrea-12m", "andrea-120m", "andrea-480m"],
+        _doc("Names width, heads, layers and block size (table below)."),
+    ] = "tiny"
+    width: Annotated[int, _doc("Channels of the residual stream.", default="the preset's", ge=0)] = 0
+    heads: Annotated[
+        int, _doc("Attention heads; divides the width evenly.", default="the preset's", ge=0)
+    ] = 0
+    layers: Annotated[int, _doc("Blocks of attention and MLP.", default="the preset's", ge=0)] = 0
+    tied: Annotated[bool, _doc("Whether the output head is the embedding, transposed.")] = True
+    block_size: Annotated[
+        int, _doc("Context and window length, in tokens.", default="the preset's", ge=0)
+    ] = 0
+
+    def __post_init__(self) -> None:
+        for key, value in zip(("width", "heads", "layers", "block_size"), PRESETS[self.preset], strict=True):
+            if getattr(self, key) == 0:
+                msgspec.structs.force_setattr(self, key, value)
+
+
+class Train(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Steps, batches, optimizer, cadence of what happens between steps."""
+
+    steps: Annotated[int, _doc("Optimizer steps of the run; they count from 1.", ge=1)] = 200_000
+    micro_batch: Annotated[int, _doc("Windows of one pull: all from one source.", ge=1)] = 8
+    grad_accum: Annotated[int, _doc("Pulls of one step; they may be from different sources.", ge=1)] = 4
+    lr: Annotated[float, _doc("Peak learning rate.", gt=0)] = 6e-4
+    min_lr: Annotated[float, _doc("Learning rate at the end of the schedule.", ge=0)] = 6e-5
+    warmup_steps: Annotated[
+        int,
+        _doc(
+            "Steps of linear learning-rate warm-up; 0 means full rate from step 1 (warned from scratch).",
+            ge=0,
+        ),
+    ] = 2000
+    schedule: Annotated[Literal["cosine"], _doc("Shape of the learning rate from `lr` to `min_lr`.")] = (
+        "cosine"
+    )
+    weight_decay: Annotated[
+        float, _doc("Decoupled weight decay.", default="0.01 from scratch, 0.0 with `init_from`", ge=0)
+    ] = 0.01
+    beta1: Annotated[float, _doc("AdamW's decay of the first moment.", ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, _doc("AdamW's decay of the second moment.", ge=0, lt=1)] = 0.95
+    grad_clip: Annotated[float, _doc("Largest global L2 norm of the gradient.", gt=0)] = 1.0
+    init_from: Annotated[
+        Text | None,
+        _doc("Run or checkpoint whose weights start this run.", default="none: from scratch"),
+    ] = None
+    feedback_delay: Annotated[int, _doc("Steps between a step and the crediting of its losses.", ge=1)] = 4
+    boundary_every: Annotated[
+        int, _doc("Steps between boundaries, where state commits, pivots and stops happen.", ge=1)
+    ] = 100
+    sample_every: Annotated[int, _doc("Steps between samples; a multiple of `boundary_every`.", ge=1)] = 100
+    checkpoint_every: Annotated[
+        int, _doc("Steps between checkpoints; a multiple of `boundary_every`.", ge=1)
+    ] = 1000
+    heldout_every: Annotated[
+        int, _doc("Steps between held-out losses; a multiple of `boundary_every`.", ge=1)
+    ] = 1000
+    keep_checkpoints: Annotated[int, _doc("Newest checkpoints kept.", ge=1)] = 3
+    keep_every: Annotated[
+        int, _doc("Steps: a checkpoint at a multiple of this is kept for good; 0 keeps none so.", ge=0)
+    ] = 0
+    max_skipped: Annotated[
+        int, _doc("Non-finite steps in a row after which the run ends (exit 21).", ge=1)
+    ] = 10
+    threads: Annotated[int, _doc("CPU threads; 0 chooses once and stores the choice.", ge=0)] = 0
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        _doc("Arithmetic of the linears; `auto` chooses once and stores it."),
+    ] = "auto"
+    device: Annotated[
+        str, _doc("`auto`, `cpu`, `cuda` or `cuda:N`.", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
+    ] = "auto"
+
+
+class Curriculum(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """What the bandit may pick, and how it picks."""
+
+    policy: Annotated[
+        Literal["focus-ucb", "uniform", "proportional", "fixed"], _doc("How indices become picks.")
+    ] = "focus-ucb"
+    reward: Annotated[Literal["progress"], _doc("What a pull is worth.")] = "progress"
+    curriculum_warmup_steps: Annotated[
+        int,
+        _doc("Steps at the start in which only `curriculum_warmup_sources` are picked; 0 for none.", ge=0),
+    ] = 0
+    curriculum_warmup_sources: Annotated[tuple[str, ...], _doc("The warm-up set: names of sources.")] = ()
+    exclude_sources: Annotated[
+        tuple[str, ...], _doc("Names never picked, whatever their cap; they need not be configured.")
+    ] = ()
+    focus_size: Annotated[
+        Count | None,
+        _doc("Arms in focus at a time.", default="half of the eligible arms, rounded, at least 1"),
+    ] = None
+    background: Annotated[
+        float, _doc("Weight of an arm out of focus; an arm in focus has 1.0.", ge=0, le=1)
+    ] = 0.1
+    dwell: Annotated[tuple[Count, Count], _doc("Fewest and most steps between two choices of focus.")] = (
+        7,
+        42,
+    )
+    memory: Annotated[
+        Count | None, _doc("Pulls the bandit remembers.", default="32 per eligible arm, at least 200")
+    ] = None
+    xi: Annotated[float, _doc("Weight of the variance term of the index's width.", ge=0)] = 0.25
+    zeta: Annotated[float, _doc("Weight of the range term of the index's width.", ge=0)] = 0.03
+    floors_override_repetition: Annotated[
+        bool, _doc("Whether a floor holds however often its source has been repeated.")
+    ] = True
+
+
+class Gate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """How samples are drawn, scored and acted on."""
+
+    threshold: Annotated[float, _doc("Score (0 to 100) under which a sample is low.", ge=0, le=100)] = 30.0
+    consecutive: Annotated[int, _doc("Low samples in a row that halt the run.", ge=1)] = 5
+    window: Annotated[int, _doc("Latest samples the window rule looks at.", ge=1)] = 16
+    window_low: Annotated[int, _doc("Low samples in the window that halt the run.", ge=1)] = 8
+    target: Annotated[float, _doc("Score under which recent pulls are penalised.", gt=0, le=100)] = 60.0
+    on_halt: Annotated[Literal["halt"], _doc("What a halt does: checkpoint, store the reason, exit 20.")] = (
+        "halt"
+    )
+    prompts: Annotated[
+        tuple[Text, ...],
+        _doc("User turns the samples answer, in rotation.", default="five questions", min_length=1),
+    ] = DEFAULT_PROMPTS
+    temperature: Annotated[float, _doc("Sampling temperature; no top-k.", gt=0)] = 0.8
+    max_new_tokens: Annotated[int, _doc("Most tokens of a sample.", ge=1)] = 120
+    min_new_tokens: Annotated[int, _doc("Fewest tokens before a sample may end.", ge=0)] = 16
+
+
+class Source(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """A body of text, and the bounds of its arm."""
+
+    path: Annotated[Text | Texts, _doc("Files, folders or globs, relative to the config file's folder.")]
+    cap: Annotated[float, _doc("Largest weight; 0 means never picked.", minimum=0)] = 1.3
+    floor: Annotated[float, _doc("Smallest weight; at most the cap.", minimum=0)] = 0.0
+    min_share: Annotated[float, _doc("Smallest share of the pulls, a hard bound.", minimum=0)] = 0.0
+    max_share: Annotated[float, _doc("Largest share of the pulls, a hard bound.", minimum=0)] = 1.0
+    expect_documents: Annotated[
+        Amount | None, _doc("Documents the data must hold, or the launch is refused.", default="not checked")
+    ] = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """`path` as a tuple, however it was written."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class ConfigFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """What may stand in the TOML file."""
+
+    name: Annotated[
+        str, _doc("Name of the run and of its folder.", default="the file's name without `.toml`")
+    ] = ""
+    seed: Annotated[int, _doc("Seed of every random draw.", ge=0, le=2**63 - 1)] = 1337
+    data: Data = Data()
+    model: Model = Model()
+    train: Train = Train()
+    curriculum: Curriculum = Curriculum()
+    gate: Gate = Gate()
+    sources: dict[str, Source]
+
+
+class Config(ConfigFile, kw_only=True, frozen=True):
+    """A loaded file, every default that depends on another key filled in.
+
+    path: the file. base: the folder its relative paths start from, the file's own unless `load` was told otherwise.
+    """
+
+    path: Path
+    base: Path
+
+    def resolve(self, p: str | Path) -> Path:
+        """A path of the config as an absolute path."""
+        return self.base / Path(p).expanduser()
+
+
+def load(path: str | Path, *, original: str | Path | None = None) -> Config:
+    """Read and check a config file.
+
+    original: the file this one is a copy of (a run's folder holds one); names and relative paths are the original's.
+    Raises FirehoseError: USAGE for what cannot be read (missing file, syntax, unknown key, wrong type or value),
+    REFUSED for what reads well and cannot be run (bounds that cannot hold, and the like). Each names file and line.
+    """
+    path = Path(path).absolute()
+    text = config_toml.read_text(path)
+    raw, lines = config_toml.parse(text, path)
+    config_toml.check_keys(raw, ConfigFile, path, lines)
+    config_toml.check_finite(raw, path, lines)
+    origin = path if original is None else Path(original).absolute()
+    _fill(raw, origin)
+    file = config_toml.convert(raw, ConfigFile, path, lines)
+    config = Config(
+        **{field: getattr(file, field) for field in ConfigFile.__struct_fields__},
+        path=path,
+        base=origin.parent,
+    )
+    config_rules.check(config, lines)
+    return config
+
+
+def _fill(raw: dict[str, Any], path: Path) -> None:
+    """Fill in the defaults that depend on another key or on the file's name (the preset's numbers: Model)."""
+    name = raw.setdefault("name", path.stem)
+    data, train = raw.setdefault("data", {}), raw.setdefault("train", {})
+    if isinstance(data, dict):
+        data.setdefault("dir", f"data/{name}")
+    if isinstance(train, dict):
+        train.setdefault("weight_decay", 0.0 if "init_from" in train else 0.01)
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """The whole configuration as plain JSON-able data, every default expanded.
+
+    `focus_size` and `memory` stay null where unset: they follow the number of eligible arms.
+    """
+    plain: dict[str, Any] = {
+        field: msgspec.json.decode(msgspec.json.encode(getattr(config, field)))
+        for field in ConfigFile.__struct_fields__
+    }
+    for key in ("curriculum_warmup_sources", "exclude_sources"):  # sets: their order changes nothing
+        plain["curriculum"][key] = sorted(set(plain["curriculum"][key]))
+    return plain
+
+
+def digest(config: Config) -> str:
+    """SHA-256 of the keys that change training, as canonical JSON; names, paths and retention are left out.
+
+    Two configs have the same digest if and only if `differences` of their effective forms is empty.
+    """
+    return hashlib.sha256(msgspec.json.encode(_training(effective(config)), order="sorted")).hexdigest()
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted keys of training that differ between two effective configs, sorted; absent counts as different."""
+    before, after = _training(old), _training(new)
+    absent = object()
+    return sorted(
+        key for key in before.keys() | after.keys() if before.get(key, absent) != after.get(key, absent)
+    )
+
+
+def _training(plain: dict[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value, without the keys that change no training."""
+    return {key: value for key, pattern, value in _leaves(plain) if pattern not in NOT_TRAINING}
+
+
+def _leaves(plain: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """(dotted key, the same with `*` for a source's name, value) of every setting."""
+    for section, value in plain.items():
+        if section == "sources":
+            for name, source in value.items():
+                for key, setting in source.items():
+                    yield f"sources.{name}.{key}", f"sources.*.{key}", setting
+        elif isinstance(value, dict):
+            for key, setting in value.items():
+                yield f"{section}.{key}", f"{section}.{key}", setting
+        else:
+            yield section, section, value

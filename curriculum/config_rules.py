@@ -1,0 +1,242 @@
+"""What a well-formed config must also satisfy before it may run, and what it is warned about."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from curriculum import config_toml, eligibility
+from curriculum.errors import Exit, FirehoseError
+
+if TYPE_CHECKING:
+    from curriculum.config import Config, Source
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+LARGEST_WEIGHT = 1.3  # an arm in focus, with the whole bonus for text not yet seen
+
+
+def check(config: "Config", lines: config_toml.Lines) -> None:
+    """Raise FirehoseError for the first rule that is broken, with its line and, where there is one, the source."""
+    rules = _Rules(config, lines)
+    rules.names()
+    rules.model()
+    rules.cadence()
+    rules.gate()
+    for name, source in config.sources.items():
+        rules.bounds(name, source)
+    rules.phases()
+
+
+@dataclass(frozen=True)
+class _Rules:
+    config: "Config"
+    lines: config_toml.Lines
+
+    def refuse(
+        self,
+        keys: config_toml.Keys,
+        message: str,
+        *,
+        next: str,
+        arm: str | None = None,
+        code: Exit = Exit.REFUSED,
+    ) -> NoReturn:
+        if arm is None and len(keys) > 1 and keys[0] == "sources":
+            arm = keys[1]
+        path = config_toml.where(self.config.path, self.lines, keys)
+        raise FirehoseError(code, message, path=path, arm=arm, next=next)
+
+    def names(self) -> None:
+        if not NAME.fullmatch(self.config.name):
+            self.refuse(
+                ("name",),
+                f'"{self.config.name}" cannot be the name of a run: it names a folder, so letters, digits, . _ - only',
+                next='set name = "..." in the config',
+                code=Exit.USAGE,
+            )
+        if not self.config.sources:
+            self.refuse(
+                ("sources",), "no source is configured", next="add a [sources.NAME] table", code=Exit.USAGE
+            )
+        for name in self.config.sources:
+            if not NAME.fullmatch(name) or name.endswith(".heldout"):
+                self.refuse(
+                    ("sources", name),
+                    f'"{name}" cannot be the name of a source: it names files, so letters, digits, . _ - only, '
+                    "and .heldout is taken",
+                    next="rename the table",
+                    code=Exit.USAGE,
+                )
+        for name in self.config.curriculum.curriculum_warmup_sources:
+            if name not in self.config.sources:
+                hint = config_toml.did_you_mean(name, list(self.config.sources))
+                self.refuse(
+                    ("curriculum", "curriculum_warmup_sources"),
+                    f'curriculum.curriculum_warmup_sources names "{name}", which is not a configured source{hint}',
+                    arm=name,
+                    next="correct the name, or add the source",
+                    code=Exit.USAGE,
+                )
+
+    def model(self) -> None:
+        model, gate = self.config.model, self.config.gate
+        if model.width % model.heads or model.width // model.heads % 2:
+            self.refuse(
+                ("model", "width" if ("model", "width") in self.lines else "heads"),
+                f"a width of {model.width} does not divide into {model.heads} heads of an even number of channels",
+                next="choose a width that is a multiple of twice the heads",
+            )
+        if gate.min_new_tokens > gate.max_new_tokens:
+            self.refuse(
+                ("gate", "min_new_tokens"),
+                f"gate.min_new_tokens {gate.min_new_tokens} is over gate.max_new_tokens {gate.max_new_tokens}",
+                next="lower one or raise the other",
+            )
+
+    def cadence(self) -> None:
+        train = self.config.train
+        for key in ("sample_every", "checkpoint_every", "heldout_every"):
+            every: int = getattr(train, key)
+            if every % train.boundary_every:
+                self.refuse(
+                    ("train", key),
+                    f"train.{key} {every} is not a multiple of train.boundary_every {train.boundary_every}",
+                    next=f"set it to {max(1, round(every / train.boundary_every)) * train.boundary_every}",
+                )
+        if train.min_lr > train.lr:
+            self.refuse(
+                ("train", "min_lr"),
+                f"train.min_lr {train.min_lr} is over train.lr {train.lr}",
+                next="lower min_lr or raise lr",
+            )
+        shortest, longest = self.config.curriculum.dwell
+        if shortest > longest:
+            self.refuse(
+                ("curriculum", "dwell"),
+                f"curriculum.dwell goes from {shortest} down to {longest}",
+                next=f"set it to [{longest}, {shortest}]",
+            )
+
+    def gate(self) -> None:
+        gate = self.config.gate
+        if gate.window_low > gate.window:
+            self.refuse(
+                ("gate", "window_low"),
+                f"gate.window_low {gate.window_low} is over gate.window {gate.window}: the rule could never fire",
+                next="lower window_low or raise window",
+            )
+
+    def bounds(self, name: str, source: "Source") -> None:
+        keys = ("sources", name)
+        for key in ("cap", "floor", "min_share", "max_share"):
+            if getattr(source, key) < 0:
+                self.refuse(
+                    (*keys, key), f"{name}: {key} {getattr(source, key)} is negative", next="set 0 or more"
+                )
+        if eligibility.never_picked(self.config, name) is not None:
+            return  # never picked, so its other bounds bind nothing
+        if source.floor > source.cap:
+            self.refuse(
+                (*keys, "floor"),
+                f"{name}: floor {source.floor} is over cap {source.cap}",
+                next="lower the floor or raise the cap",
+            )
+        if source.max_share > 1:
+            self.refuse(
+                (*keys, "max_share"), f"{name}: max_share {source.max_share} is over 1", next="set 1 or less"
+            )
+        if source.min_share > source.max_share:
+            self.refuse(
+                (*keys, "min_share"),
+                f"{name}: min_share {source.min_share} is over max_share {source.max_share}",
+                next="lower min_share or raise max_share",
+            )
+
+    def phases(self) -> None:
+        for phase in eligibility.phases(self.config):
+            if not phase.sources:
+                if phase.name == "warm-up":
+                    keys: config_toml.Keys = ("curriculum", "curriculum_warmup_sources")
+                    message = (
+                        f"the warm-up lasts {self.config.curriculum.curriculum_warmup_steps} steps, "
+                        "and no source of its set may be picked"
+                    )
+                else:
+                    keys = ("sources",)
+                    message = "no source may be picked: each is excluded or has cap 0"
+                self.refuse(
+                    keys, message, arm=", ".join(self.config.sources), next="name sources that may be picked"
+                )
+            for problem in _infeasible(self.config, phase.sources):
+                self.refuse(
+                    ("sources", phase.sources[0]),
+                    f"in the {phase.name} phase: {problem}",
+                    arm=", ".join(phase.sources),
+                    next="change min_share and max_share, or the set",
+                )
+
+
+def _infeasible(config: "Config", sources: Sequence[str]) -> list[str]:
+    """What keeps the shares of sources that are eligible together from summing to 1 within their hard bounds."""
+    from bandit.arms import ArmSpec  # here: numpy takes 0.1 s, paid only where a config is checked
+    from bandit.bounds import check_feasible
+
+    specs = []
+    for at, name in enumerate(sources):
+        source = config.sources[name]
+        # The bounds alone are judged here: any number of windows will do.
+        specs.append(ArmSpec(name, at, 1, source.cap, source.floor, source.min_share, source.max_share))
+    return check_feasible(specs)
+
+
+def decay_line(config: "Config") -> str:
+    """The weight decay that will be used and where it comes from, for the print at every start (I03)."""
+    train = config.train
+    start = "from scratch" if train.init_from is None else "fine-tuning"
+    default = 0.01 if train.init_from is None else 0.0
+    origin = (
+        "the default"
+        if train.weight_decay == default
+        else "set by the config; the default is " + str(default)
+    )
+    return f"weight decay {train.weight_decay:g}, {start} ({origin})"
+
+
+def warnings(config: "Config") -> list[str]:
+    """What may be run and is probably not meant, one line each, with the incident's id where it has one."""
+    train, curriculum = config.train, config.curriculum
+    found = []
+    if train.init_from is None and train.warmup_steps == 0:
+        found.append(
+            "I02: train.warmup_steps is 0 on a from-scratch run; 2000 keeps the first steps in a good basin"
+        )
+    if train.warmup_steps >= train.steps:
+        found.append(f"train.warmup_steps {train.warmup_steps} never ends: the run has {train.steps} steps")
+    if train.init_from is None and train.weight_decay == 0:
+        found.append("I03: train.weight_decay is 0 on a from-scratch run; unset, it is 0.01")
+    if curriculum.curriculum_warmup_steps >= train.steps:
+        found.append(
+            f"curriculum_warmup_steps {curriculum.curriculum_warmup_steps} never ends: the run has {train.steps} steps"
+        )
+    if curriculum.policy == "focus-ucb":
+        for phase in eligibility.phases(config):
+            found += _forgotten(config, phase)
+    return found
+
+
+def _forgotten(config: "Config", phase: eligibility.Phase) -> list[str]:
+    """Arms without a floor that may go a whole memory unpulled, so that their record fades away (DESIGN 4.1)."""
+    curriculum = config.curriculum
+    memory = curriculum.memory or max(200, 32 * len(phase.sources))
+    caps = {name: min(config.sources[name].cap, LARGEST_WEIGHT) for name in phase.sources}
+    found = []
+    for name in phase.sources:
+        source = config.sources[name]
+        least = min(source.cap, curriculum.background)
+        share_low = max(source.min_share, least / (least + sum(caps.values()) - caps[name]))
+        if source.floor == 0 and memory * share_low < 1:
+            found.append(
+                f"{name} has no floor and may get {share_low:.2g} of the pulls in the {phase.name} phase: under one in "
+                f"the bandit's memory of {memory}; give it a floor, or raise curriculum.background or memory"
+            )
+    return found

@@ -1,0 +1,200 @@
+"""Documents out of text files, as a stream: JSONL (`text` or `messages`) and plain text, with errors that say where."""
+
+import codecs
+import glob
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from curriculum.errors import Exit, FirehoseError
+from curriculum.text.template import Message, UnknownRole, render
+
+JSONL = frozenset({".jsonl", ".ndjson"})
+PLAIN = frozenset({".txt", ".text", ".md", ".rst", ""})
+IN_FOLDERS = frozenset({".jsonl", ".txt"})
+LONGEST_LINE = 16 << 20  # bytes of a JSONL line: what one document may take in memory
+PACK = 2_000  # characters at which a plain-text document ends at the next blank line
+LONGEST_PARAGRAPH = 1 << 16  # characters after which it ends at the last line, without one
+_BLOCK = 1 << 16
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
+_BLANK_LINES = re.compile(r"(?:[ \t]*\n)+")
+_BOM = codecs.BOM_UTF8
+
+
+class Document(NamedTuple):
+    """One document. `size`: bytes of its file read since the document before, for progress."""
+
+    text: str
+    size: int
+
+
+class _Line(msgspec.Struct):
+    text: str | None = None
+    messages: list[Message] | None = None
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+
+
+def find_files(source: str, paths: Iterable[str | Path]) -> list[Path]:
+    """The text files that a source's paths name, each once.
+
+    A path is a file, a folder (every .jsonl and .txt in and below it, by name) or a glob. Raises FirehoseError:
+    NOT_FOUND for a path that names no file, REFUSED for a file that is empty or of a kind that is not read.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        files = _expand(path)
+        if not files:
+            what = "holds no .jsonl or .txt file" if path.is_dir() else "does not exist"
+            raise FirehoseError(
+                Exit.NOT_FOUND,
+                f"the text of source {source} is missing: {path} {what}",
+                path=path,
+                arm=source,
+                next=f"put the text there, or correct sources.{source}.path in the config",
+            )
+        for file in files:
+            if file.suffix.lower() not in JSONL | PLAIN:
+                raise _refused(file, source, f"{file.name} is neither JSONL nor plain text by its name")
+            if file.stat().st_size == 0:
+                raise _refused(file, source, f"{file.name} is empty")
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def documents(source: str, files: Iterable[Path]) -> Iterator[Document]:
+    """The documents of a source's files, in order, holding one in memory at a time.
+
+    A JSONL line is one document: its `messages` rendered as chat where it has them, else its `text`. Plain text is
+    cut at the first blank line after 2,000 characters. Raises FirehoseError(DAMAGED) naming file and line for invalid
+    UTF-8 (with its byte offset), a line that is not such an object or is longer than 16 MiB.
+    """
+    for file in files:
+        yield from _from_jsonl(source, file) if file.suffix.lower() in JSONL else _from_plain(source, file)
+
+
+def _expand(path: Path) -> list[Path]:
+    if path.is_dir():
+        below = (p for p in path.rglob("*") if p.suffix.lower() in IN_FOLDERS and p.is_file())
+        return sorted(p for p in below if not any(part.startswith(".") for part in p.relative_to(path).parts))
+    if path.exists():
+        return [path]
+    matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  (Path.glob raises on `**.txt`)
+    return sorted(file for file in map(Path, matches) if file.is_file())
+
+
+def _from_jsonl(source: str, path: Path) -> Iterator[Document]:
+    offset = 0
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise _bad_line(path, number, source, f"the line is longer than {LONGEST_LINE >> 20} MiB")
+            body = line.removeprefix(_BOM) if number == 1 else line
+            try:
+                text = body.decode()
+            except UnicodeDecodeError as error:
+                raise _bad_utf8(path, number, source, offset + len(line) - len(body) + error.start) from None
+            if text.strip():
+                yield Document(_document_text(source, path, number, text), len(line))
+            offset += len(line)
+
+
+def _document_text(source: str, path: Path, number: int, line: str) -> str:
+    try:
+        record = _decode_line(line)
+        if record.messages is not None:
+            return render(record.messages)
+    except UnknownRole as error:
+        raise _bad_line(path, number, source, str(error)) from None
+    except msgspec.ValidationError as error:
+        raise _bad_line(path, number, source, f"the line does not hold a document: {error}") from None
+    except msgspec.DecodeError as error:
+        raise _bad_line(path, number, source, f"the line is not JSON: {error}") from None
+    if record.text is None:
+        raise _bad_line(path, number, source, "the line has neither `text` nor `messages`")
+    return record.text
+
+
+def _from_plain(source: str, path: Path) -> Iterator[Document]:
+    utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
+    buffer, offset, size = "", 0, 0
+    with path.open("rb") as file:
+        while True:
+            block = file.read(_BLOCK)
+            try:
+                buffer += decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                # the decoder's bytes are this block's, after those of a character cut by the block before
+                at = offset - (len(error.object) - len(block)) + error.start
+                raise _bad_utf8(path, _line_at(path, at), source, at) from None
+            offset += len(block)
+            size += len(block)
+            start = _after_blank_lines(buffer, 0)
+            while (end := _document_end(buffer, start)) is not None:
+                yield Document(buffer[start:end].rstrip(), size)
+                start, size = _after_blank_lines(buffer, end), 0
+            buffer = buffer[start:]
+            if not block:
+                break
+    if buffer.strip():
+        yield Document(buffer.rstrip(), size)
+
+
+def _after_blank_lines(buffer: str, start: int) -> int:
+    found = _BLANK_LINES.match(buffer, start)
+    return found.end() if found else start
+
+
+def _document_end(buffer: str, start: int) -> int | None:
+    """Where the document that starts at `start` ends; None while that cannot be told."""
+    first, last = start + PACK, start + LONGEST_PARAGRAPH
+    if blank := _BLANK_LINE.search(buffer, first, last):
+        return blank.start()
+    if len(buffer) < last:
+        return None
+    for separator in ("\n", " "):
+        if (at := buffer.rfind(separator, first, last)) >= 0:
+            return at + 1
+    return last
+
+
+def _line_at(path: Path, offset: int) -> int:
+    """The number of the line that holds a byte."""
+    lines = 1
+    with path.open("rb") as file:
+        while offset > 0 and (block := file.read(min(offset, 1 << 20))):
+            lines += block.count(b"\n")
+            offset -= len(block)
+    return lines
+
+
+def _bad_utf8(path: Path, number: int, source: str, offset: int) -> FirehoseError:
+    return _bad_line(path, number, source, f"the text is not valid UTF-8 at byte {offset:,} of {path.name}")
+
+
+def _bad_line(path: Path, number: int, source: str, what: str) -> FirehoseError:
+    return FirehoseError(
+        Exit.DAMAGED,
+        f"source {source} cannot be read: {what}",
+        path=f"{path}:{number}",
+        arm=source,
+        next="repair or remove that line, then run the same command again",
+    )
+
+
+def _refused(path: Path, source: str, what: str) -> FirehoseError:
+    return FirehoseError(
+        Exit.REFUSED,
+        f"source {source} cannot be read: {what}",
+        path=path,
+        arm=source,
+        next=f"correct the file or sources.{source}.path; JSONL (.jsonl) and plain text (.txt, .md) are read",
+    )

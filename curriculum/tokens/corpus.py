@@ -1,0 +1,203 @@
+"""From a data folder to batches: the sources of a manifest, checked against their files and read window by window."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curriculum.errors import Exit, FirehoseError
+from curriculum.tokens import manifest as manifests
+from curriculum.tokens.btok import Btok
+from curriculum.tokens.files import sha256_file
+from curriculum.tokens.manifest import Manifest
+from curriculum.tokens.windows import window_index, windows_in
+
+REBUILD = "firehose data build CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """One source as the manifest describes it; counts are of the training file, windows for the run's block size."""
+
+    name: str
+    path: Path
+    heldout_path: Path | None
+    documents_in: int  # documents read from the text, before any rule: what `expect_documents` counts
+    documents: int
+    tokens: int
+    windows: int
+    heldout_windows: int
+    sha256: str
+
+
+class Corpus:
+    """The token files of a data folder, opened by need and read through memory maps.
+
+    sources: name -> SourceInfo of every source whose training file exists. missing: name -> why another cannot be
+    used. tokenizer: path of tokenizer.json. A file, once checked or read from, stays the one that is read, even when
+    a build replaces it.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, block_size: int, seed: int) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.block_size = block_size
+        self.seed = seed
+        self.tokenizer = folder / manifest.tokenizer.file
+        self.tokenizer_sha256 = manifest.tokenizer.sha256
+        self.vocab_size = manifest.tokenizer.vocab_size
+        self.sources: dict[str, SourceInfo] = {}
+        self.missing: dict[str, str] = {}
+        self._open: dict[tuple[str, bool], Btok] = {}
+        for name, entry in manifest.sources.items():
+            path = folder / entry.train.file
+            if not path.is_file():
+                self.missing[name] = f"{path} does not exist"
+                continue
+            heldout = entry.heldout
+            self.sources[name] = SourceInfo(
+                name=name,
+                path=path,
+                heldout_path=folder / heldout.file if heldout else None,
+                documents_in=entry.documents_in,
+                documents=entry.train.documents,
+                tokens=entry.train.tokens,
+                windows=windows_in(entry.train.tokens, block_size),
+                heldout_windows=windows_in(heldout.tokens, block_size) if heldout else 0,
+                sha256=entry.train.sha256,
+            )
+
+    @classmethod
+    def open(cls, data_dir: str | Path, block_size: int, seed: int) -> "Corpus":
+        """Read a folder's manifest and check that tokenizer and template are the ones it names.
+
+        Token files are only looked for; `check` reads them. Raises FirehoseError: NOT_FOUND without a manifest,
+        DAMAGED for one that cannot be read or that disagrees with the tokenizer.
+        """
+        folder = Path(data_dir)
+        manifest = manifests.read(folder)
+        entry = manifest.tokenizer
+        for file, expected in ((entry.file, entry.sha256), (entry.template, entry.template_sha256)):
+            path = folder / file
+            if not path.is_file():
+                raise _disagrees(path, None, f"{file} is missing")
+            if sha256_file(path) != expected:
+                raise _disagrees(path, None, f"{file} is not the file that was built: its SHA-256 differs")
+        return cls(folder, manifest, block_size, seed)
+
+    def info(self, name: str) -> SourceInfo:
+        """A source that can be read; FirehoseError(NOT_FOUND) names one that cannot, and why."""
+        if name in self.sources:
+            return self.sources[name]
+        raise FirehoseError(
+            Exit.NOT_FOUND,
+            f"source {name} has no data: {self.missing.get(name, f'it is not in {manifests.NAME}')}",
+            path=self.folder / manifests.NAME,
+            arm=name,
+            next=REBUILD,
+        )
+
+    def check_headers(self, name: str) -> None:
+        """Compare the headers and sizes of a source's files with the manifest, without reading their tokens."""
+        for heldout, _ in enumerate(self.manifest.sources[self.info(name).name].files()):
+            self._btok(name, heldout=bool(heldout))
+
+    def check(self, name: str, *, expect_documents: int | None = None) -> None:
+        """Read a source's files whole, in pieces, and compare them with the manifest.
+
+        expect_documents: how many documents the config says the text holds.
+        Raises FirehoseError: DAMAGED naming file and what disagrees, REFUSED for a count that is not the expected
+        one or too few tokens for a window, NOT_FOUND for a source without data.
+        """
+        info = self.info(name)
+        if expect_documents is not None and info.documents_in != expect_documents:
+            raise FirehoseError(
+                Exit.REFUSED,
+                f"source {name} was built from {info.documents_in:,} documents; "
+                f"the config expects {expect_documents:,}",
+                path=info.path,
+                arm=name,
+                next=f"complete the source's text or correct expect_documents, then {REBUILD}",
+            )
+        for heldout, entry in enumerate(self.manifest.sources[name].files()):
+            file = self._btok(name, heldout=bool(heldout))
+            file.check_table()
+            if sha256_file(file.path) != entry.sha256:
+                raise _disagrees(
+                    file.path, name, f"the SHA-256 of {entry.file} differs: its bytes have changed"
+                )
+        if info.windows == 0:
+            raise too_few_tokens(name, info.path, info.tokens, self.block_size)
+
+    def batch(self, name: str, arm_id: int, first_window: int, count: int) -> NDArray[np.int64]:
+        """The windows an arm serves at cursors first_window .. first_window + count - 1, which may cross epochs.
+
+        Returns int64 [count, block_size + 1]: inputs are all but the last column, targets all but the first.
+        """
+        info = self.info(name)
+        if info.windows == 0:
+            raise too_few_tokens(name, info.path, info.tokens, self.block_size)
+        tokens = self._btok(name).tokens
+        size = self.block_size + 1
+        out = np.empty((count, size), dtype=np.int64)
+        for row in range(count):
+            window = window_index(first_window + row, info.windows, self.seed, arm_id)
+            start = window * self.block_size
+            out[row] = tokens[start : start + size]
+        return out
+
+    def heldout(self, name: str, count: int) -> NDArray[np.int64]:
+        """Up to `count` windows of a source's held-out file, evenly spaced, the same at every call.
+
+        Returns int64 [windows, block_size + 1]; windows is 0 for a source without held-out text.
+        """
+        info = self.info(name)
+        windows = min(count, info.heldout_windows)
+        out = np.empty((windows, self.block_size + 1), dtype=np.int64)
+        if windows:
+            tokens = self._btok(name, heldout=True).tokens
+            for row in range(windows):
+                start = row * info.heldout_windows // windows * self.block_size
+                out[row] = tokens[start : start + self.block_size + 1]
+        return out
+
+    def _btok(self, name: str, *, heldout: bool = False) -> Btok:
+        """A source's file, opened once and compared with the manifest's counts."""
+        key = (name, heldout)
+        if key not in self._open:
+            self.info(name)
+            entry = self.manifest.sources[name].files()[int(heldout)]
+            path = self.folder / entry.file
+            if heldout and not path.is_file():
+                raise _disagrees(path, name, f"the held-out file {entry.file} is missing")
+            file = Btok.open(path, source=name, tokenizer_sha256=self.tokenizer_sha256)
+            for what, found, expected in (
+                ("bytes", file.size, entry.bytes),
+                ("tokens", file.count, entry.tokens),
+                ("documents", file.documents, entry.documents),
+                ("ids in its vocabulary", file.vocab_size, self.vocab_size),
+            ):
+                if found != expected:
+                    raise _disagrees(
+                        path, name, f"{entry.file} has {found:,} {what}, the manifest says {expected:,}"
+                    )
+            self._open[key] = file
+        return self._open[key]
+
+
+def too_few_tokens(name: str, path: object, tokens: int, block_size: int) -> FirehoseError:
+    """The error for a source that does not fill one window."""
+    return FirehoseError(
+        Exit.REFUSED,
+        f"source {name} has {tokens:,} tokens for training, too few for one window of {block_size:,} + 1",
+        path=path,
+        arm=name,
+        next="give the source more text, lower model.block_size, or remove the source",
+    )
+
+
+def _disagrees(path: Path, source: str | None, what: str) -> FirehoseError:
+    return FirehoseError(
+        Exit.DAMAGED, f"{manifests.NAME} disagrees with the data: {what}", path=path, arm=source, next=REBUILD
+    )
