@@ -1,0 +1,200 @@
+"""State against config against data: what can no longer be pulled is put aside, what is new is listed (DESIGN 7.3).
+
+One pure function on plain data, the same at launch and in every check. It keeps these promises about the payload:
+`bandit.arms` holds exactly arms that config and data allow; no ticket, dealt share or reward record names another one,
+so that nothing of a pruned arm is left in any total; and what was put aside stands in `pruned`, whole:
+`{name: {"record", "reward", "data", "reason", "step", "origin"}}`, until its source can be pulled again.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bandit.arms import DEFAULT_CAP, new_id
+from bandit.index import SMALLEST_SUM
+from state.findings import Finding, finding
+
+BOUNDS = ("cap", "floor", "min_share", "max_share")
+
+
+@dataclass(slots=True)
+class Reconciled:
+    """What came of it.
+
+    payload: a new one; the one given is untouched. ids: live arm name to id, in the order of the config, new arms
+    included (they have no record yet). changed: the arms, their bounds or their data are not what the tickets were
+    issued for; the launcher then cancels untrained tickets and restarts shares. events: for `history.jsonl`.
+    """
+
+    payload: dict[str, Any]
+    ids: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    changed: bool = False
+
+    def _note(
+        self, id: str, arm: str, message: str, *, fix: str | None = None, event: dict[str, Any]
+    ) -> None:
+        self.findings.append(finding(id, message, arm=arm, fix=fix))
+        self.events.append({**event, "arm": arm})
+        self.changed = True
+
+
+def reconcile(
+    sources: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, Mapping[str, Any]],
+    payload: Mapping[str, Any],
+    *,
+    step: int,
+) -> Reconciled:
+    """Bring a state's payload in line with config and data.
+
+    sources: name to {cap, floor, min_share, max_share, excluded}, as configured. data: name to {sha256, windows}, or
+    to {missing: why}. step: of the payload; tickets of later steps are not trained yet.
+    """
+    result = Reconciled(copy.deepcopy(dict(payload)))
+    payload = result.payload
+    bandit = payload.setdefault("bandit", {})
+    arms, pruned = bandit.setdefault("arms", {}), payload.setdefault("pruned", {})
+    hashes = payload.setdefault("data", {})
+    known = bool(arms or pruned)  # a first launch has nothing that could be new
+
+    for name in sorted(arms):
+        if why := _why_not(name, sources, data):
+            _prune(result, name, why, step)
+    taken = {arm["id"] for arm in arms.values()} | {entry["record"]["id"] for entry in pruned.values()}
+    for name in sorted(sources):
+        if why := _missing(name, sources, data):
+            fix = "build its data (firehose data build CONFIG), or set its cap to 0"
+            result.findings.append(finding("F0004", f"{name!r} is configured, but {why}", arm=name, fix=fix))
+        if _why_not(name, sources, data):
+            continue
+        if name in pruned:
+            _restore(result, name, step)
+        if name not in arms:
+            result.ids[name] = new_id(name, taken)
+            taken.add(result.ids[name])
+            hashes[name] = data[name]["sha256"]
+            if known:
+                event = {"event": "new", "step": step}
+                result._note("F0006", name, f"{name!r} is new and joins with no history", event=event)
+            continue
+        result.ids[name] = arms[name]["id"]
+        _compare_data(result, name, data[name]["sha256"], step)
+        _compare_bounds(result, name, sources[name], step)
+    result.ids = {name: result.ids[name] for name in sources if name in result.ids}
+    return result
+
+
+def _missing(
+    name: str, sources: Mapping[str, Mapping[str, Any]], data: Mapping[str, Mapping[str, Any]]
+) -> str | None:
+    """Why a source that is wanted has no data, or None."""
+    if sources[name].get("excluded") or sources[name]["cap"] == 0:
+        return None
+    if name not in data:
+        return "its data is missing: the manifest does not have it"
+    if "missing" in data[name]:
+        return f"its data is missing: {data[name]['missing']}"
+    return None if data[name]["windows"] > 0 else "its data has no training window"
+
+
+def _why_not(
+    name: str, sources: Mapping[str, Mapping[str, Any]], data: Mapping[str, Mapping[str, Any]]
+) -> str | None:
+    """Why an arm can never be pulled, or None where it can."""
+    if name not in sources:
+        return "it is not configured"
+    if sources[name].get("excluded"):
+        return "it is excluded"
+    if sources[name]["cap"] == 0:
+        return "its cap is 0"
+    return _missing(name, sources, data)
+
+
+def _prune(result: Reconciled, name: str, why: str, step: int) -> None:
+    """Put an arm aside with its record; take its tickets back, and every other trace of it out of the bandit."""
+    payload, bandit = result.payload, result.payload["bandit"]
+    record = bandit["arms"].pop(name)
+    tickets = bandit.get("tickets", [])
+    own = [ticket for ticket in tickets if ticket["arm"] == record["id"]]
+    untrained = [ticket for ticket in own if ticket["step"] > step]
+    if untrained:
+        record["cursor"] = min(record["cursor"], *(ticket["window"] for ticket in untrained))
+        record["pulls"] -= len(untrained)
+    bandit["tickets"] = [ticket for ticket in tickets if ticket["arm"] != record["id"]]
+    for deal in bandit.get("deals", []):
+        deal["shares"].pop(str(record["id"]), None)
+    payload["pruned"][name] = {
+        "record": record,
+        "reward": payload.get("reward", {}).pop(str(record["id"]), None),
+        "data": payload["data"].pop(name, None),
+        "reason": why,
+        "step": step,
+        "origin": bandit.get("origin", 0),
+    }
+    fix = "nothing to do: its record is kept and comes back with the source"
+    event = {"event": "prune", "step": step, "reason": why}
+    result._note("F0003", name, f"{name!r} was put aside: {why}", fix=fix, event=event)
+
+
+def _restore(result: Reconciled, name: str, step: int) -> None:
+    """Bring an arm back with its record.
+
+    Its reward sums are weights relative to the bandit's origin. Where that has moved on meanwhile, they are scaled to
+    count nothing beside any new pull: mean, noise and age stay, and the arm is soon tried again.
+    """
+    payload, bandit = result.payload, result.payload["bandit"]
+    entry = payload["pruned"].pop(name)
+    record = entry["record"]
+    if entry["origin"] != bandit.get("origin", 0) and record["weight_sum"] > 0.0:
+        scale = min(1.0, SMALLEST_SUM / record["weight_sum"])
+        record["weight_sum"] *= scale
+        record["reward_sum"] *= scale
+        record["weight_square_sum"] *= scale * scale
+    record["penalty_trace"] = 0.0  # samples since then were not its doing
+    bandit["arms"][name] = record
+    if entry["reward"] is not None:
+        payload.setdefault("reward", {})[str(record["id"])] = entry["reward"]
+    payload["data"][name] = entry["data"]
+    message = f"{name!r} is back with its record; it was put aside at step {entry['step']}: {entry['reason']}"
+    result._note("F0006", name, message, event={"event": "restore", "step": step})
+
+
+def _compare_data(result: Reconciled, name: str, sha256: str, step: int) -> None:
+    """Changed data restarts what is counted in windows; what was learned about the source stays."""
+    hashes = result.payload["data"]
+    if hashes.get(name) == sha256:
+        return
+    old, hashes[name] = hashes.get(name), sha256
+    record = result.payload["bandit"]["arms"][name]
+    served, record["cursor"] = record["cursor"], 0
+    message = (
+        f"the data of {name!r} is not what the state knows; its {served} windows served count from 0 again"
+    )
+    event = {"event": "data", "step": step, "old": old, "new": sha256, "cursor": served}
+    result._note("F0005", name, message, event=event)
+
+
+def _compare_bounds(result: Reconciled, name: str, source: Mapping[str, Any], step: int) -> None:
+    """The config's bounds are the ones in force; say so where the state's would have dealt otherwise."""
+    record = result.payload["bandit"]["arms"][name]
+    old = {key: record.get(key) for key in BOUNDS}
+    new = {key: source[key] for key in BOUNDS}
+    record.update(new)
+    if _in_force(old) == _in_force(new):
+        return
+    changes = ", ".join(f"{key} {old[key]} -> {new[key]}" for key in BOUNDS if old[key] != new[key])
+    event = {"event": "bounds", "step": step, "old": old, "new": new}
+    result._note("F0007", name, f"{name!r} takes the config's bounds: {changes}", event=event)
+
+
+def _in_force(bounds: dict[str, Any]) -> dict[str, Any]:
+    """Bounds as they act: no weight is above DEFAULT_CAP, so no higher cap or floor differs from it."""
+    cap, floor = bounds["cap"], bounds["floor"]
+    return {
+        **bounds,
+        "cap": None if cap is None else min(cap, DEFAULT_CAP),
+        "floor": None if floor is None else min(floor, DEFAULT_CAP),
+    }

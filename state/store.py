@@ -1,0 +1,303 @@
+"""The atomic store: after any interruption a state file holds its old content or its new one, and says which.
+
+A write goes to a temporary name in the same folder, is verified and synced, the file before it is kept by hard link,
+then the name is switched and the folder synced (reliability: A10). Readers need no lock.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from curriculum.errors import Exit, FirehoseError
+from state import envelope as envelopes
+from state.envelope import Envelope, Parent
+from state.findings import Finding, FindingError, finding
+from state.process import start_time
+
+KEPT = 10
+TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
+
+
+def utc_now() -> str:
+    """The time in UTC, RFC 3339, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@contextlib.contextmanager
+def failing_writes(path: Path, changed: str = "nothing: the file is as it was") -> Iterator[None]:
+    """Turn an OSError into FirehoseError(WRITE_FAILED) that names the file and what the system said."""
+    try:
+        yield
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or 0, "unknown error")
+        raise FirehoseError(
+            Exit.WRITE_FAILED,
+            f"cannot write {path.name}: {error.strerror or error} ({code})",
+            path=path,
+            changed=changed,
+            next="make room or fix the folder's rights, then run the same command again",
+        ) from error
+
+
+def write_all(descriptor: int, data: bytes, offset: int = 0) -> None:
+    """Write all of `data` at `offset`. A system that claims to have written nothing, or too much, is an error."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        if not 0 < written <= len(rest):
+            raise OSError(errno.EIO, f"a write of {len(rest)} bytes reported {written}")
+        rest, offset = rest[written:], offset + written
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder durable: fsync of a file does not persist its name."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes, *, keep: Path | None = None, durable: bool = True) -> None:
+    """Replace `path` by `data`, wholly or not at all. keep: name that the old content is kept under, by hard link.
+
+    durable=False leaves out the syncs: readers still never see half a file, but a power cut may lose it.
+    Raises FirehoseError(WRITE_FAILED); the old file is then intact and the temporary gone.
+    """
+    if path.is_symlink():
+        path = path.resolve()  # replace what it points to, not the link
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    with failing_writes(path):
+        try:
+            _write_verified(temporary, data, durable)
+            if keep is not None and path.exists():
+                _link(path, keep)
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+    if durable:
+        with failing_writes(path, "the file is the new one, but a power cut could still undo that"):
+            sync_folder(path.parent)
+
+
+def _write_verified(temporary: Path, data: bytes, durable: bool) -> None:
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        write_all(descriptor, data)
+        if durable:
+            os.fsync(descriptor)
+        if os.pread(descriptor, len(data) + 1, 0) != data:
+            raise OSError(errno.EIO, f"the {len(data)} bytes written do not read back as they were")
+    finally:
+        os.close(descriptor)
+
+
+def _link(path: Path, keep: Path) -> None:
+    """Keep the file at `path` under a second name, durably. A name already taken by other content is not touched."""
+    keep.parent.mkdir(exist_ok=True)
+    while True:
+        try:
+            keep.hardlink_to(path)
+            break
+        except FileExistsError:
+            if keep.samefile(path) or keep.read_bytes() == path.read_bytes():
+                break  # linked before, by a commit that was cut short after this point
+            keep = keep.with_name(f"{keep.stem}-{os.urandom(2).hex()}{keep.suffix}")
+    sync_folder(keep.parent)
+
+
+def sweep_temporaries(*folders: Path) -> list[Finding]:
+    """Remove what writers that died left in these folders; only names of our own pattern, only of processes gone.
+
+    Called at launch, under the run's lock, before anything is written.
+    """
+    found = []
+    for path in sorted(path for folder in folders for path in folder.iterdir()):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and (int(match[1]) == os.getpid() or start_time(int(match[1])) is None):
+            with failing_writes(path):
+                path.unlink(missing_ok=True)
+            found.append(finding("F0015", f"removed {path.name}, left by a writer that died"))
+    return found
+
+
+class StateStore:
+    """The state file of one run, with its last 10 versions beside it in `NAME.state.json.d/SERIAL.json`.
+
+    One writer at a time, under the run's lock; any number of readers.
+    """
+
+    def __init__(self, path: Path, *, now: Callable[[], str] = utc_now) -> None:
+        self.path = path
+        self.folder = path.with_name(f"{path.name}.d")
+        self._now = now
+        self._seen: tuple[int, int, int] | None = None
+        self._current: Envelope | None = None
+        self._damaged = False
+        self._reserved = 0
+
+    def reserve(self, serial: int) -> None:
+        """Use no serial up to this one: a checkpoint holds it, though the state file may never have had it."""
+        self._reserved = max(self._reserved, serial)
+
+    def versions(self) -> list[tuple[int, Path]]:
+        """(serial, path) of the kept versions, oldest first."""
+        paths = self.folder.glob("*.json") if self.folder.is_dir() else ()
+        return sorted((int(path.stem), path) for path in paths if path.stem.isdigit())
+
+    def read(self) -> tuple[Envelope | None, list[Finding]]:
+        """The newest valid state, and what had to be passed over to find it; (None, []) where there never was one.
+
+        Order: the file, then its versions, newest first. Raises FindingError: DAMAGED where no copy is valid,
+        NEWER_SCHEMA where the newest readable one is of a later release. Nothing is changed.
+        """
+        self._seen = self._stat()
+        self._damaged = False
+        passed: list[FindingError] = []
+        candidates = [self.path, *(path for _, path in reversed(self.versions()))]
+        for path in candidates:
+            try:
+                self._current = self._load(path)
+            except FindingError as error:
+                if error.exit_code is Exit.NEWER_SCHEMA:
+                    raise
+                passed.append(error)
+                continue
+            if self._current is not None:
+                break
+            passed.append(FindingError(Exit.DAMAGED, finding("F0001", f"{path.name} is missing"), path=path))
+        else:
+            self._current = None
+            if len(candidates) == 1 and self._seen is None:
+                return None, []
+            fix = f"move {self.path.name} and {self.folder.name} away: a launch then takes the checkpoint's copy"
+            raise FindingError(Exit.DAMAGED, replace(passed[0].finding, fix=fix), path=passed[0].path)
+        self._damaged = bool(passed) and self._seen is not None
+        serial = self._current.serial
+        fix = f"serial {serial} is used instead; the next commit keeps what is damaged in {self.folder.name}/"
+        return self._current, [
+            replace(e.finding, message=f"{e.path}: {e.finding.message}", fix=fix) for e in passed
+        ]
+
+    def create(
+        self,
+        payload: dict[str, Any],
+        *,
+        config_sha256: str,
+        step: int = 0,
+        lineage: str | None = None,
+        parent: Parent | None = None,
+        serial: int = 1,
+    ) -> Envelope:
+        """Commit the first state of a lineage (a new one unless given), with at least the given serial.
+
+        Over an existing state only its child may be created; the old one is kept as a version. Raises FirehoseError.
+        """
+        current, _ = self.read()
+        if current is not None and (parent is None or parent.lineage != current.lineage):
+            raise FindingError(
+                Exit.REFUSED,
+                finding(
+                    "F0014", f"there is a state of lineage {current.lineage} already", fix="firehose list"
+                ),
+                path=self.path,
+            )
+        fresh = self._envelope(
+            payload,
+            lineage=lineage or envelopes.new_lineage(),
+            serial=max(serial, self._top() + 1),
+            step=step,
+            config_sha256=config_sha256,
+            parent=parent,
+        )
+        self.write(fresh)
+        return fresh
+
+    def prepare(self, payload: dict[str, Any], *, step: int, config_sha256: str) -> Envelope:
+        """The next commit, not yet written: a checkpoint stores the same envelope before `write` makes it current."""
+        current = self._current or self.read()[0]
+        if current is None:
+            raise FirehoseError(
+                Exit.NOT_FOUND, "there is no state here yet", path=self.path, next="firehose list"
+            )
+        return self._envelope(
+            payload,
+            lineage=current.lineage,
+            serial=self._top() + 1,
+            step=step,
+            config_sha256=config_sha256,
+            parent=current.parent,
+        )
+
+    def write(self, envelope: Envelope) -> None:
+        """Make an envelope of `prepare` the current state; durable when this returns.
+
+        Raises FirehoseError: WRITE_FAILED, and REFUSED where somebody else wrote the file since it was read.
+        """
+        if self._current is None:
+            self.read()
+        if self._stat() != self._seen or envelope.serial <= self._top():
+            raise FirehoseError(
+                Exit.REFUSED,
+                "the state was written by another process since this one read it",
+                path=self.path,
+                next="end the other process; then run the same command again",
+            )
+        keep = self._kept_name()
+        self._current = None  # until the write is known to have succeeded
+        write_atomic(self.path, envelopes.seal(envelope), keep=keep)
+        self._seen, self._current, self._damaged = self._stat(), envelope, False
+        for _, path in self.versions()[:-KEPT]:
+            with contextlib.suppress(OSError):  # the commit is durable; what stays is removed by the next one
+                path.unlink()
+
+    def commit(self, payload: dict[str, Any], *, step: int, config_sha256: str) -> Envelope:
+        """`prepare` and `write`. Raises as they do; the state before is then the current one."""
+        envelope = self.prepare(payload, step=step, config_sha256=config_sha256)
+        self.write(envelope)
+        return envelope
+
+    def _envelope(self, payload: dict[str, Any], **fields: Any) -> Envelope:
+        return envelopes.make(payload, written_at=self._now(), path=self.path, **fields)
+
+    def _load(self, path: Path) -> Envelope | None:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FirehoseError(
+                Exit.DAMAGED, f"cannot read {path.name}: {error.strerror}", path=path, next=f"ls -l {path}"
+            ) from error
+        return envelopes.open_envelope(data, path)
+
+    def _stat(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+    def _top(self) -> int:
+        """The highest serial that may be in use; a damaged current file is taken for one more than its last version."""
+        versions = self.versions()
+        newest = versions[-1][0] if versions else 0
+        current = self._current.serial if self._current else 0
+        return max(newest, current, self._reserved) + self._damaged
+
+    def _kept_name(self) -> Path | None:
+        if self._seen is None or self._current is None:
+            return None
+        if not self._damaged:
+            return self.folder / f"{self._current.serial}.json"
+        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return self.folder / f"damaged-{digest[:12]}.json"

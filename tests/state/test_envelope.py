@@ -1,0 +1,170 @@
+"""The envelope tells a damaged state from a valid one, and reads back what was written to the bit."""
+
+import hashlib
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curriculum.errors import Exit, FirehoseError
+from state import envelope
+from state.envelope import Parent, open_envelope, open_plain, seal
+from state.findings import FindingError
+
+PATH = Path("demo.state.json")
+
+
+def found(data: bytes) -> FindingError:
+    with pytest.raises(FindingError) as caught:
+        open_envelope(data, PATH)
+    return caught.value
+
+
+def test_the_file_has_the_fields_of_the_contract_sorted_and_indented(
+    sealed: Any, payload: dict[str, Any]
+) -> None:
+    data = seal(sealed(payload, parent=Parent("0" * 8 + "-0000" * 3 + "-" + "0" * 12, 3, 10)))
+    body = json.loads(data)
+    assert list(body) == [
+        *("config_sha256", "format", "lineage", "parent", "payload", "payload_sha256", "serial", "step"),
+        *("version", "written_at"),
+    ]
+    assert (body["format"], body["version"]) == ("firehose-state", 1)
+    assert data == (json.dumps(body, sort_keys=True, indent=2) + "\n").encode()
+    compact = json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
+    assert body["payload_sha256"] == hashlib.sha256(compact).hexdigest()
+    assert open_envelope(data, PATH).payload == payload
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=20), st.integers())
+def test_numbers_come_back_to_the_bit(values: list[float], whole: int) -> None:
+    made = envelope.make(
+        {"x": values, "n": whole},
+        lineage=envelope.new_lineage(),
+        serial=1,
+        step=0,
+        written_at="",
+        config_sha256="0" * 64,
+    )
+    back = open_envelope(seal(made), PATH)
+    assert [value.hex() for value in back.payload["x"]] == [value.hex() for value in values]
+    assert back.payload["n"] == whole
+    assert seal(back) == seal(made)
+
+
+def test_an_envelope_does_not_follow_later_changes_of_the_payload(sealed: Any) -> None:
+    payload = {"arms": {"web": [1, 2]}}
+    made = sealed(payload)
+    payload["arms"]["web"].append(3)
+    assert open_envelope(seal(made), PATH).payload == {"arms": {"web": [1, 2]}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "id"),
+    [
+        ('"cap": 1.3', '"cap": 1.2', "F0002"),
+        ('"cap": 1.3', '"cap": 1e999', "F0008"),
+        ('"cap": 1.3', '"cap": NaN', "F0008"),
+        ('"cap": 1.3', '"cap": 1.3, "cap": 1.3', "F0011"),
+        ('"cap": 1.3', '"cap" 1.3', "F0001"),
+        ('"format": "firehose-state"', '"format": "other"', "F0001"),
+        ('"version": 1', '"version": 0', "F0001"),
+        ('"version": 1', '"version": true', "F0001"),
+        ('"version": 1', '"version": 1, "extra": 1', "F0001"),
+        ('"serial": 7', '"serial": "7"', "F0001"),
+        ('"serial": 7', '"serial": 0', "F0001"),
+    ],
+)
+def test_each_damage_has_its_finding(
+    sealed: Any, payload: dict[str, Any], old: str, new: str, id: str
+) -> None:
+    text = seal(sealed(payload)).decode()
+    assert old in text
+    error = found(text.replace(old, new, 1).encode())
+    assert (error.finding.id, error.exit_code, error.path) == (id, Exit.DAMAGED, str(PATH))
+    if id == "F0008":
+        assert error.finding.message == "bandit.arms.books.cap" and error.arm == "books"
+
+
+def test_an_envelope_inside_another_file_is_checked_alike(sealed: Any, payload: dict[str, Any]) -> None:
+    made = sealed(payload)
+    body = json.loads(seal(made))
+    assert open_plain(body, PATH) == made
+    body["payload"]["bandit"]["arms"]["books"]["cap"] = 1.2
+    for bad, id in ((body, "F0002"), (None, "F0001"), ({**body, "step": -1}, "F0001")):
+        with pytest.raises(FindingError, match=id):
+            open_plain(bad, PATH)
+
+
+def test_bytes_that_are_no_json_at_all(sealed: Any) -> None:
+    data = seal(sealed())
+    for bad in (
+        b"",
+        b"null",
+        data[:-5],
+        data + b"x",
+        data.replace(b"a", b"\xff"),
+        b"[" * 100_000,
+        b"1" * 5000,
+    ):
+        assert found(bad).finding.id == "F0001"
+
+
+def test_a_newer_schema_is_refused_whatever_else_it_holds(sealed: Any) -> None:
+    data = seal(sealed()).replace(b'"version": 1', b'"version": 2, "unknown": []')
+    error = found(data)
+    assert (error.finding.id, error.exit_code) == ("F0012", Exit.NEWER_SCHEMA)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_refused_by_field_and_arm(
+    sealed: Any, payload: dict[str, Any], value: float
+) -> None:
+    record = payload["bandit"]["arms"]["code"]
+    for place, path in (
+        (record, "bandit.arms.code.reward_sum"),
+        (payload["reward"][str(record["id"])], f"reward.{record['id']}.fast"),
+    ):
+        key = path.rpartition(".")[2]
+        before, place[key] = place[key], value
+        with pytest.raises(FindingError) as caught:
+            sealed(payload)
+        place[key] = before
+        assert path in caught.value.message and caught.value.finding.id == "F0008"
+        assert (caught.value.arm, caught.value.exit_code) == ("code", Exit.WRITE_FAILED)
+        assert caught.value.changed.startswith("nothing")
+
+
+def test_a_key_that_json_would_turn_into_a_string_is_refused(sealed: Any) -> None:
+    with pytest.raises(TypeError, match=r"key 3 at reward is not a string"):
+        sealed({"reward": {3: 1.0}})
+
+
+def test_mutations_never_escape_and_never_pass_for_another_payload(
+    sealed: Any, payload: dict[str, Any]
+) -> None:
+    data, draw = seal(sealed(payload)), random.Random(5)
+    refused = 0
+    for _ in range(2000):
+        mutant = bytearray(data)
+        at = draw.randrange(len(mutant))
+        kind = draw.randrange(4)
+        if kind == 0:
+            mutant[at] ^= 1 << draw.randrange(8)
+        elif kind == 1:
+            mutant[at] = draw.randrange(256)
+        elif kind == 2:
+            del mutant[at : at + draw.randrange(1, 40)]
+        else:
+            mutant[at : at + 64] = bytes(64)
+        try:
+            assert open_envelope(bytes(mutant), PATH).payload == payload
+        except FirehoseError as error:
+            assert error.exit_code in (Exit.DAMAGED, Exit.NEWER_SCHEMA)
+            refused += 1
+    assert refused > 1500
