@@ -1,0 +1,62 @@
+# Everything here makes its own virtual environment first; Python 3.11+ is the only thing needed before.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Where torch comes from, if not the default index: TORCH_INDEX=https://download.pytorch.org/whl/cpu saves gigabytes.
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+DATA ?=
+
+.PHONY: help install demo test check format format-check lint types pytest bench clean
+
+help:
+	@echo "make demo     install, then train, sample, stop, resume and report on text found on this machine (minutes)"
+	@echo "make test     install, then format check, lint, types and tests: what CI runs"
+	@echo "make check    the same without installing anew"
+	@echo "make format   rewrite the code in the project's format"
+	@echo "make bench    overhead and memory figures; DATA=folder of NAME/train.jsonl adds a run on real text"
+	@echo "make clean    remove the virtual environment and caches"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "firehose needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "this Python has no venv; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	$(BIN)/firehose demo
+
+test: install
+	$(MAKE) check
+
+check: format-check lint types pytest
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only .
+
+format-check: install
+	$(BIN)/ruff format --check .
+
+lint: install
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+pytest: install
+	$(BIN)/python -m pytest
+
+bench: install
+	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/memory.py
+	$(if $(DATA),$(BIN)/python bench/twelve.py $(DATA))
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,70 @@
+"""The gate in the one loop: a collapsing run halts, stays halted, and charges what it was fed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curriculum.errors import Exit, FirehoseError
+from state.rows import read_rows
+from state.run_dir import RunDir
+from state.store import StateStore
+from tests.fixtures import tiny
+from trainer import runner, sampling
+from trainer.signals import Flags
+
+
+def go(config: Path, **options: Any) -> dict[str, Any]:
+    plan = runner.plan(config, name=None, runs_dir=config.parent / "runs", resume="auto")
+    return runner.train(plan, flags=Flags(), **options)
+
+
+def say(text: str) -> Any:
+    return lambda *rest, **named: sampling.Drawn(text, [1, 2, 3], 0.1)
+
+
+def test_region_region_region_halts_after_five(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny.make(tmp_path).path
+    run = RunDir(tmp_path / "runs/tiny")
+    monkeypatch.setattr(sampling, "generate", say("region region region region region region"))
+    assert go(config)["exit"] == Exit.HALTED == 20
+    samples = read_rows(run.samples)
+    assert [row["step"] for row in samples] == [10, 20, 30, 40, 50]
+    assert all(row["score"] < 30 for row in samples)
+    assert [row["verdict"]["kind"] for row in samples] == ["low"] * 4 + ["halt"]
+    assert (run.checkpoints / "step_50").is_dir()
+    assert all(sum(row["penalties"].values()) < 0 for row in samples)
+
+    with pytest.raises(FirehoseError, match="halted this run at step 50") as caught:
+        go(config)
+    assert caught.value.exit_code is Exit.REFUSED
+    monkeypatch.setattr(sampling, "generate", say("It rained all day, so we stayed in and read an old book."))
+    assert go(config, clear_halt=True)["exit"] == Exit.OK
+    assert [event["event"] for event in run.events()] == ["launch", "halt", "resume", "clear-halt"]
+    assert read_rows(run.samples)[-1]["penalties"] == {}
+
+
+def test_good_samples_in_between_do_not_save_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I06: never five in a row, but eight of the last sixteen."""
+    config = tiny.make(tmp_path, ("steps = 60", "steps = 160")).path
+    texts = iter(["Budy Budy Budy", "It rained all day, so we stayed in and read an old book."] * 8)
+    monkeypatch.setattr(sampling, "generate", lambda *a, **k: sampling.Drawn(next(texts), [1], 0.1))
+    outcome = go(config)
+    assert outcome["exit"] == Exit.HALTED
+    assert outcome["step"] == 150
+
+
+def test_penalties_reach_the_bandit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same run, judged differently, leaves every arm with a lower mean reward."""
+    means: dict[str, dict[str, float]] = {}
+    for name, text in {
+        "good": "It rained all day, so we stayed in and read an old book.",
+        "bad": "region region region region region region",
+    }.items():
+        config = tiny.make(tmp_path / name, ("[gate]", "[gate]\nthreshold = 0.0")).path
+        monkeypatch.setattr(sampling, "generate", say(text))
+        assert go(config)["exit"] == Exit.OK
+        envelope, _ = StateStore(RunDir(tmp_path / name / "runs/tiny").state).read()
+        assert envelope is not None
+        means[name] = {arm: record["mean"] for arm, record in envelope.payload["bandit"]["arms"].items()}
+    assert all(means["bad"][arm] < means["good"][arm] - 0.1 for arm in ("alpha", "beta", "gamma")), means

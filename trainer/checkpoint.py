@@ -1,0 +1,175 @@
+"""Checkpoints: a folder a step, complete or absent. Weights and optimizer in safetensors, the rest in JSON.
+
+Written under a temporary name, every file synced, then renamed; `checkpoint.json` holds size and SHA-256 of the
+others, and a folder without a valid one is never read. Nothing here unpickles a file.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from curriculum.errors import Exit, FirehoseError
+
+FORMAT, VERSION = "firehose-checkpoint", 1
+MODEL, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "checkpoint.json"
+NAME = re.compile(r"step_(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint on disk: its step, its folder and what `checkpoint.json` says."""
+
+    step: int
+    path: Path
+    meta: dict[str, Any]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Read one of its tensor files, after comparing size and SHA-256."""
+        verify(self.path, name, self.meta)
+        return load_file(self.path / name)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def verify(path: Path, name: str, meta: dict[str, Any]) -> None:
+    """Raise if a file of a checkpoint is not, byte for byte, what was written."""
+    expected = meta["files"][name]
+    file = path / name
+    if not file.exists() or file.stat().st_size != expected["bytes"] or _digest(file) != expected["sha256"]:
+        raise FirehoseError(
+            Exit.DAMAGED,
+            f"checkpoint file {name} is damaged: its size or SHA-256 is not what was written",
+            path=file,
+            next=f"move {path} away and run again: the checkpoint before it is used",
+        )
+
+
+def save(
+    folder: Path, step: int, *, model: dict[str, Tensor], optimizer: dict[str, Tensor], meta: dict[str, Any]
+) -> Path:
+    """Write `folder/step_N`, durable when this returns. Raises FirehoseError(WRITE_FAILED), leaving no trace."""
+    target = folder / f"step_{step}"
+    temporary = folder / f"step_{step}.tmp-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        save_file({k: v.detach().cpu().contiguous() for k, v in model.items()}, temporary / MODEL)
+        save_file({k: v.detach().cpu().contiguous() for k, v in optimizer.items()}, temporary / OPTIMIZER)
+        files = {}
+        for name in (MODEL, OPTIMIZER):
+            _sync(temporary / name)
+            files[name] = {"bytes": (temporary / name).stat().st_size, "sha256": _digest(temporary / name)}
+        body = {"format": FORMAT, "version": VERSION, "step": step, "files": files, **meta}
+        (temporary / META).write_bytes(
+            msgspec.json.format(msgspec.json.encode(body, order="sorted"), indent=1)
+        )
+        _sync(temporary / META)
+        _sync(temporary)
+        if target.exists():  # the same step again, after a rollback to an earlier one
+            discard(target)
+        temporary.rename(target)
+        _sync(folder)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, FirehoseError):
+            raise
+        # safetensors wraps a full disk in an error of its own, so everything that fails here is a failed write.
+        raise FirehoseError(
+            Exit.WRITE_FAILED,
+            f"could not write the checkpoint of step {step}: {error}",
+            path=target,
+            changed="nothing: earlier checkpoints are as they were",
+            next="free some space, then run the same command again to resume",
+        ) from error
+    return target
+
+
+def read(path: Path) -> Checkpoint | None:
+    """The checkpoint in a folder, or None where there is no complete one."""
+    try:
+        meta = msgspec.json.decode((path / META).read_bytes())
+        complete = meta["format"] == FORMAT and all(
+            (path / name).stat().st_size == entry["bytes"] for name, entry in meta["files"].items()
+        )
+        step = int(meta["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if complete and meta["version"] > VERSION:
+        raise FirehoseError(
+            Exit.NEWER_SCHEMA,
+            f"checkpoint version {meta['version']} is newer than this program's {VERSION}",
+            path=path / META,
+            next="upgrade firehose",
+        )
+    return Checkpoint(step, path, meta) if complete else None
+
+
+def complete(folder: Path) -> list[Checkpoint]:
+    """All complete checkpoints of a run, oldest first."""
+    paths = [path for path in folder.glob("step_*") if NAME.fullmatch(path.name)]
+    found = [checkpoint for path in paths if (checkpoint := read(path)) is not None]
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def locate(where: Path) -> Checkpoint:
+    """The checkpoint at a path: a checkpoint folder itself, or the newest one of a run folder."""
+    direct = read(where)
+    if direct is not None:
+        return direct
+    found = complete(where / "checkpoints")
+    if not found:
+        raise FirehoseError(
+            Exit.NOT_FOUND,
+            "no complete checkpoint here: expected a run folder or a checkpoints/step_N folder",
+            path=where,
+            next="firehose list",
+        )
+    return found[-1]
+
+
+def discard(path: Path) -> None:
+    """Remove a checkpoint; half removed, it is a temporary that the next launch sweeps."""
+    doomed = path.with_name(f"{path.name}.tmp-discarded-{os.getpid()}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def sweep(folder: Path) -> list[str]:
+    """Remove the temporaries of a process that died while writing or removing; give back their names."""
+    stale = sorted(folder.glob("step_*.tmp-*"))
+    for path in stale:
+        shutil.rmtree(path, ignore_errors=True)
+    return [path.name for path in stale]
+
+
+def retain(folder: Path, *, last: int, every: int, protect: set[int]) -> list[int]:
+    """Remove what retention does not keep: the newest `last`, multiples of `every`, and the steps in `protect`."""
+    found = complete(folder)
+    newest = {checkpoint.step for checkpoint in found[-last:]}
+    removed = []
+    for checkpoint in found:
+        step = checkpoint.step
+        if step in newest or step in protect or (every and step % every == 0):
+            continue
+        discard(checkpoint.path)
+        removed.append(step)
+    return removed

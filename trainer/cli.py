@@ -1,0 +1,154 @@
+"""The command line: this file holds the commands that train or sample and mounts the rest; torch is imported late."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curriculum.console import command, emit_json, say
+from curriculum.errors import Exit, FirehoseError
+from state.cli import RUNS, Json, RunsDir, choose
+from state.cli import app as run_commands
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train a language model from many text sources; a bandit picks the source of every micro-batch.",
+)
+app.add_typer(run_commands)
+
+Name = Annotated[str | None, typer.Option("--name", help="Name of the run; the config's own by default.")]
+
+
+@app.command("run")
+@command("run/1")
+def run_command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")],
+    *,
+    name: Name = None,
+    resume: Annotated[
+        str, typer.Option(help="auto: go on where the run stopped; must: only that; never: only a new run.")
+    ] = "auto",
+    until: Annotated[
+        int | None, typer.Option(help="Stop after this step, resumable (exit 75).", min=1)
+    ] = None,
+    clear_halt: Annotated[
+        bool, typer.Option("--clear-halt", help="Go on although the gate halted the run.")
+    ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Run in the background, out of this terminal.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check config, data and bounds, say what would run, and stop.")
+    ] = False,
+    runs_dir: RunsDir = RUNS,
+    json: Json = False,
+) -> int:
+    """Train as CONFIG says: a new run, or an old one from its last checkpoint on."""
+    from trainer.signals import Flags
+
+    flags = Flags().install() if not (detach or dry_run) else Flags()  # before torch: SIGUSR1 kills otherwise
+    if resume not in ("auto", "must", "never"):
+        raise FirehoseError(Exit.USAGE, f"--resume {resume} is none of auto, must, never")
+    from trainer import runner
+
+    plan = runner.plan(config, name=name, runs_dir=runs_dir, resume=resume)  # type: ignore[arg-type]
+    if dry_run:
+        summary = runner.describe(plan)
+        if json:
+            emit_json("run/1", {"dry_run": True, **summary})
+        else:
+            print("\n".join(runner.table(plan, summary)))
+        return Exit.OK
+    if detach:
+        return _detach(plan.run.root)
+    outcome = runner.train(plan, flags=flags, until=until, clear_halt=clear_halt)
+    if json:
+        emit_json("run/1", outcome)
+    return int(outcome["exit"])
+
+
+def _detach(root: Path) -> int:
+    """Start the same command again as a process of its own, its output in the run's folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    with (root / "detached.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    say(
+        f"started as pid {process.pid}; firehose status {root.name} shows it, {root / 'detached.log'} its messages"
+    )
+    return Exit.OK
+
+
+@app.command("sample")
+@command("sample/1")
+def sample_command(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.")],
+    prompt: Annotated[str, typer.Argument(help="What the user says.")],
+    *,
+    temperature: Annotated[float, typer.Option(min=0.01)] = 0.8,
+    tokens: Annotated[int, typer.Option(help="Most tokens to write.", min=1)] = 120,
+    seed: Annotated[int, typer.Option(help="Another seed gives another answer.")] = 0,
+    runs_dir: RunsDir = RUNS,
+    json: Json = False,
+) -> None:
+    """Ask a run's newest checkpoint, through its own chat template; shows the answer and its coherence score."""
+    from trainer import runner
+
+    body = runner.ask(
+        choose(run, runs_dir), prompt, temperature=temperature, max_new_tokens=tokens, seed=seed
+    )
+    if json:
+        emit_json("sample/1", body)
+    else:
+        print(body["text"].strip())
+        say(f"step {body['step']}, score {body['score']:.1f}, loss {body['loss']:.3f}")
+
+
+@app.command("demo")
+@command("demo/1")
+def demo_command(
+    *,
+    folder: Annotated[
+        Path, typer.Option("--dir", help="Folder to make; where it exists, the next free number is added.")
+    ] = Path("demo"),
+    steps: Annotated[int | None, typer.Option(help="Steps to train; 600 by default.", min=200)] = None,
+    json: Json = False,
+) -> int:
+    """Show it all in minutes: harvest text from this machine, build, train, stop, prune a zombie arm, resume, report."""
+    from trainer.signals import Flags
+
+    flags = Flags().install()
+    from trainer import demo
+
+    found = demo.demo(folder, steps=steps, flags=flags)
+    if json:
+        emit_json("demo/1", found)
+    elif "arms" in found:
+        print("\n".join(demo.lines(found)))
+    return int(found["exit"])
+
+
+def mount() -> None:
+    """Mount the commands of the packages below; they import what they need when they run."""
+    from curriculum import config_cli, data_cli, gate_cli
+
+    app.add_typer(data_cli.app, name="data", help="Build and list token files.")
+    app.add_typer(config_cli.app, name="config", help="Check a config, print its schema.")
+    app.add_typer(gate_cli.app, name="gate", help="Score texts as the coherence gate does.")
+
+
+def main() -> None:
+    """The console script."""
+    quick = {found.name for found in run_commands.registered_commands}
+    if len(sys.argv) < 2 or sys.argv[1] not in quick:  # monitors must not wait for imports they do not need
+        mount()
+    app()

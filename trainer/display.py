@@ -1,0 +1,160 @@
+"""What a person sees of a running run: a live panel on a terminal, plain lines anywhere else, both into run.log."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from state.status import duration, number
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One source as shown, by the names of `status --json` (DESIGN 9.1). Shares in [0, 1], loss in nats a token."""
+
+    name: str
+    eligible: bool
+    why_not: str | None
+    weight: float
+    cap: float
+    floor: float
+    share: float
+    share_low: float
+    share_high: float
+    pulls: int
+    tokens: int
+    epochs: float
+    coverage: float
+    mean_reward: float
+    index: float | None
+    loss_ema: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, with the flags that alarms will raise."""
+        return {**asdict(self), "flags": []}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One look at the run. loss in nats a token, eta in seconds, None where not known yet."""
+
+    step: int
+    steps_total: int
+    loss: float | None
+    loss_ema: float | None
+    norm: float | None
+    lr: float
+    ms_per_step: float | None
+    tokens_per_s: float | None
+    eta_s: float | None
+    arms: Sequence[Arm] = field(default_factory=tuple)
+
+
+def step_line(p: Progress) -> str:
+    """The one line of a step: loss, norm, rate, time, speed, what is left, and the largest shares."""
+    largest = sorted((a for a in p.arms if a.share > 0), key=lambda a: -a.share)[:4]
+    shares = " ".join(f"{a.name} {a.share:.0%}" for a in largest)
+    return (
+        f"step {p.step:>6}/{p.steps_total} | loss {number(p.loss, '.4f')} (ema {number(p.loss_ema, '.4f')}) | "
+        f"norm {number(p.norm, '.2f')} | lr {p.lr:.2e} | {number(p.ms_per_step, '.0f')} ms | "
+        f"{number(p.tokens_per_s, ',.0f')} tok/s | eta {duration(p.eta_s)} | {shares}"
+    )
+
+
+class Display(Protocol):
+    """Takes progress and notes; must be closed."""
+
+    def progress(self, p: Progress, *, milestone: bool) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class PlainDisplay:
+    """Lines on a stream that is no terminal: one a boundary (`milestone`), and every note."""
+
+    def __init__(self, log: TextIO, stream: TextIO) -> None:
+        self.log, self.stream = log, stream
+
+    def progress(self, p: Progress, *, milestone: bool) -> None:
+        if milestone:
+            self.note(step_line(p))
+
+    def note(self, text: str) -> None:
+        for target in (self.log, self.stream):
+            target.write(text + "\n")
+            target.flush()
+
+    def close(self) -> None:
+        self.log.close()
+
+
+class LiveDisplay:
+    """A panel that redraws in place: progress bar, arms against their bounds, last sample; notes scroll above it."""
+
+    def __init__(self, log: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.log = log
+        self.live = Live(console=Console(stderr=True), refresh_per_second=4, transient=False)
+        self.live.start()
+
+    def progress(self, p: Progress, *, milestone: bool) -> None:
+        if milestone:
+            self.log.write(step_line(p) + "\n")
+            self.log.flush()
+        self.live.update(self._panel(p))
+
+    def note(self, text: str) -> None:
+        self.log.write(text + "\n")
+        self.log.flush()
+        self.live.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self.live.stop()
+        self.log.close()
+
+    def _panel(self, p: Progress) -> "Group":
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        head = Text(
+            f"step {p.step:,}/{p.steps_total:,}   loss {number(p.loss_ema, '.3f')}   "
+            f"{number(p.tokens_per_s, ',.0f')} tok/s   eta {duration(p.eta_s)}   lr {p.lr:.1e}"
+        )
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("source", "share", "", "allowed", "pulls", "loss"):
+            table.add_column(column, justify="left" if column in ("source", "") else "right")
+        for arm in p.arms:
+            table.add_row(
+                arm.name,
+                f"{arm.share:.1%}",
+                _bar(arm),
+                f"{arm.share_low:.0%}-{arm.share_high:.0%}",
+                f"{arm.pulls:,}",
+                number(arm.loss_ema, ".3f"),
+                style="" if arm.eligible else "dim",
+            )
+        return Group(head, ProgressBar(total=p.steps_total, completed=p.step, width=60), table)
+
+
+def _bar(arm: Arm, width: int = 24) -> str:
+    """The share as a bar, with the ends of its allowed interval marked."""
+    cells = ["━" if (i + 0.5) / width <= arm.share else " " for i in range(width)]
+    for edge in (arm.share_low, arm.share_high):
+        cells[min(width - 1, int(edge * width))] = "│"
+    return "".join(cells)
+
+
+def open_display(log_path: Path) -> Display:
+    """The display for this process's stderr."""
+    log = log_path.open("a", encoding="utf-8")
+    return LiveDisplay(log) if sys.stderr.isatty() else PlainDisplay(log, sys.stderr)

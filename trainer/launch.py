@@ -1,0 +1,336 @@
+"""From a config and whatever is on disk to a run that is ready to go on: fresh, or settled from what a crash left."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from bandit.reward import ProgressReward
+from bandit.scheduler import Scheduler
+from curriculum import config as configs
+from curriculum.config import Config
+from curriculum.eligibility import phases
+from curriculum.errors import Exit, FirehoseError
+from curriculum.gate.rule import Gate
+from curriculum.text import template
+from curriculum.text import tokenizer as tokenizers
+from curriculum.text.tokenizer import Tokenizer
+from curriculum.tokens.corpus import Corpus
+from state.envelope import open_plain
+from state.reconcile import Reconciled, reconcile
+from state.rows import Mark, RowFile
+from state.run_dir import RunDir
+from state.settle import Settled, settle
+from state.store import StateStore, sweep_temporaries, utc_now, write_atomic
+from trainer import checkpoint, machine, optim, sampling, weights
+from trainer.checkpoint import Checkpoint
+from trainer.feed import Feed
+from trainer.model import Decoder
+from trainer.parts import Parts
+from trainer.record import ROW_FILES, Position, Record
+from trainer.ring import Ring
+from trainer.signals import Flags
+from trainer.sources import check_sources, open_corpus, scheduler_config, specs
+from trainer.step import TrainStep
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Found:
+    """What a launch found in the run's folder: the story to go on with and the weights that belong to it."""
+
+    settled: Settled
+    weights: Checkpoint | None
+
+
+def find(run: RunDir, store: StateStore, say: Say) -> Found:
+    """Read state and checkpoints and settle between them; what is damaged is put aside and said."""
+    for name in checkpoint.sweep(run.checkpoints):
+        say(f"removed {name}, left by a process that died")
+    for finding in sweep_temporaries(run.root, run.archive):
+        say(str(finding))
+    state, findings = store.read()
+    for finding in findings:
+        say(str(finding))
+    newest = None
+    for found in reversed(checkpoint.complete(run.checkpoints)):
+        try:
+            for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
+                checkpoint.verify(found.path, name, found.meta)
+            newest = found
+            break
+        except FirehoseError as error:
+            aside = run.archive / f"{found.path.name}.damaged-{int(time.time())}"
+            found.path.rename(aside)
+            say(f"{error.message}; moved to {aside}, the checkpoint before it is used")
+    copy = open_plain(newest.meta["state"], newest.path / checkpoint.META) if newest else None
+    settled = settle(state, copy, run=run.name)
+    for message in settled.messages:
+        say(message)
+    return Found(settled, newest if settled.payload is not None else None)
+
+
+def refuse_other_config(run: RunDir, config: Config) -> None:
+    """A run goes on with the config it began with; name what differs (I18)."""
+    if not run.effective.exists():
+        return
+    old = msgspec.json.decode(run.effective.read_bytes())["config"]
+    changed = configs.differences(old, configs.effective(config))
+    if changed:
+        raise FirehoseError(
+            Exit.REFUSED,
+            f"the config is not the one this run began with; changed: {', '.join(changed)}",
+            path=config.path,
+            next=f"firehose run {run.config} --name {run.name} goes on as before; for the new values begin another run: "
+            f"--name OTHER, with init_from = '{run.root}' under [train] to keep the weights",
+        )
+
+
+def refuse_other_tokenizer(found: Found, corpus: Corpus) -> None:
+    """Token ids mean what they meant: a run's tokenizer never changes."""
+    if found.weights is not None and found.weights.meta["tokenizer_sha256"] != corpus.tokenizer_sha256:
+        raise FirehoseError(
+            Exit.REFUSED,
+            "the tokenizer is not the one this run was trained with",
+            path=corpus.tokenizer,
+            next="bring back the token files this run was trained on, or begin another run: --name OTHER",
+        )
+
+
+def reconciled(config: Config, corpus: Corpus, settled: Settled) -> Reconciled:
+    """State against config against data (DESIGN 7.3); every source's files are read whole and checked first.
+
+    Raises FirehoseError where a source never seen before has no token files, or none is left.
+    """
+    payload = settled.payload or {}
+    known = set(payload.get("bandit", {}).get("arms", {})) | set(payload.get("pruned", {}))
+    check_sources(config, corpus, known=known)
+    sources = {
+        name: {
+            "cap": source.cap,
+            "floor": source.floor,
+            "min_share": source.min_share,
+            "max_share": source.max_share,
+            "excluded": name in config.curriculum.exclude_sources,
+        }
+        for name, source in config.sources.items()
+    }
+    data: dict[str, dict[str, Any]] = {
+        name: {"sha256": info.sha256, "windows": info.windows} for name, info in corpus.sources.items()
+    }
+    data |= {name: {"missing": why} for name, why in corpus.missing.items()}
+    result = reconcile(sources, data, payload, step=settled.step)
+    if not result.ids:
+        raise FirehoseError(
+            Exit.NOT_FOUND,
+            "no configured source has data",
+            path=corpus.folder,
+            next=f"firehose data build {config.path}",
+        )
+    return result
+
+
+def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: Say, runs_dir: Path) -> Parts:
+    """Everything `Loop` needs, at the step to go on from. The run's lock must be held.
+
+    Raises FirehoseError; the rows, checkpoints and state of a run that cannot be resumed are left as they were, but
+    for a damaged checkpoint, which is moved to the archive.
+    """
+    store = StateStore(run.state)
+    found = Found(Settled("fresh", None, 0, None, 0), None)
+    if run.exists():
+        refuse_other_config(run, config)
+        found = find(run, store, say)
+    corpus = open_corpus(config)
+    refuse_other_tokenizer(found, corpus)
+    result = reconciled(config, corpus, found.settled)
+    for item in result.findings:
+        say(str(item))
+    fresh = found.settled.payload is None
+    at = Position() if fresh else Position.from_payload(found.settled.step, result.payload)
+    gate = Gate(config.gate.threshold, config.gate.consecutive, config.gate.window, config.gate.window_low)
+    if not fresh:
+        gate.restore(result.payload["gate"])
+    cleared = settle_halt(run, at, gate, clear_halt=clear_halt)
+
+    train = config.train
+    platform, lost = machine.settle(
+        result.payload.get("platform"), machine.choose(train.device, train.dtype, train.threads)
+    )
+    device, autocast = machine.apply(platform)
+    for message in lost:
+        say(message)
+    model, optimizer = network(config, corpus, found.weights, device, runs_dir, say)
+    scheduler, reward = bandit(config, corpus, result, at.step, fresh=fresh)
+
+    run.create()
+    record = open_record(config, corpus, run, store, found, result, platform, model, say)
+    tokenizer = store_identity(config, corpus, run)
+    if store.read()[0] is None:
+        first = {
+            "bandit": scheduler.snapshot(),
+            "reward": reward.snapshot(),
+            "gate": gate.snapshot(),
+            **at.payload(),
+            **record.standing,
+            "files": record.commit_rows(),
+        }
+        store.create(first, config_sha256=record.config_sha256, lineage=found.settled.lineage)
+    else:
+        store.reserve(found.settled.serial)
+    messages = [*found.settled.messages, *lost]
+    record.event("launch" if fresh else "resume", at.step, platform=platform, messages=messages)
+    for event in result.events:
+        run.record({**event, "time": utc_now()})
+    if cleared:
+        record.event("clear-halt", at.step, halt=cleared)
+
+    ring = Ring(max(16, 4 * train.feedback_delay), train.grad_accum, device)
+    names = {arm_id: name for name, arm_id in result.ids.items()}
+    return Parts(
+        config=config,
+        corpus=corpus,
+        arm_ids=result.ids,
+        scheduler=scheduler,
+        reward=reward,
+        gate=gate,
+        model=model,
+        optimizer=optimizer,
+        train_step=TrainStep(model, optimizer, ring, grad_clip=train.grad_clip, autocast=autocast),
+        ring=ring,
+        feed=Feed(lambda t: corpus.batch(names[t.arm], t.arm, t.window, train.micro_batch), device),
+        generate=lambda prompt, step: sampling.generate(
+            model,
+            tokenizer,
+            prompt,
+            temperature=config.gate.temperature,
+            max_new_tokens=config.gate.max_new_tokens,
+            min_new_tokens=config.gate.min_new_tokens,
+            key=(config.seed, step),
+        ),
+        record=record,
+        position=at,
+        flags=flags,
+        device=device,
+    )
+
+
+def network(
+    config: Config,
+    corpus: Corpus,
+    stored: Checkpoint | None,
+    device: torch.device,
+    runs_dir: Path,
+    say: Say,
+) -> tuple[Decoder, torch.optim.AdamW]:
+    """Model and optimizer, as a checkpoint left them or at the start."""
+    train = config.train
+    model = weights.build(config, corpus.vocab_size)
+    if stored is None:
+        weights.start(config, model, runs_dir, say)
+    else:
+        weights.load(model, stored.tensors(checkpoint.MODEL), stored.path)
+    model.to(device)
+    optimizer = optim.build(
+        model, weight_decay=train.weight_decay, betas=(train.beta1, train.beta2), device=device
+    )
+    if stored is not None:
+        optim.load_state(optimizer, model, stored.tensors(checkpoint.OPTIMIZER))
+    return model, optimizer
+
+
+def bandit(
+    config: Config, corpus: Corpus, result: Reconciled, step: int, *, fresh: bool
+) -> tuple[Scheduler, ProgressReward]:
+    """Scheduler and reward, restored where there is something to restore."""
+    arms, names = specs(config, corpus, result.ids), {i: name for name, i in result.ids.items()}
+    if fresh:
+        return Scheduler(scheduler_config(config), arms), ProgressReward(list(names), names)
+    scheduler = Scheduler.restore(scheduler_config(config), arms, result.payload["bandit"])
+    if result.changed:
+        rest(config, scheduler, result.ids, step)
+    return scheduler, ProgressReward.restore(list(names), result.payload["reward"], names)
+
+
+def open_record(
+    config: Config,
+    corpus: Corpus,
+    run: RunDir,
+    store: StateStore,
+    found: Found,
+    result: Reconciled,
+    platform: dict[str, Any],
+    model: Decoder,
+    say: Say,
+) -> Record:
+    """The run's files, row files cut back to where the story goes on; what is cut goes to the archive."""
+    marks = {name: Mark(**mark) for name, mark in result.payload.get("files", {}).items()}
+    label = f"step-{found.settled.step}-serial-{found.settled.serial}"
+    rows = {name: RowFile(run.root / f"{run.name}.{name}.json") for name in ROW_FILES}
+    for name, file in rows.items():
+        for message in file.open(marks.get(name), run.archive, label):
+            say(message)
+    return Record(
+        run,
+        store,
+        rows,
+        config_sha256=configs.digest(config),
+        standing={
+            "pruned": result.payload["pruned"],
+            "data": result.payload["data"],
+            "edits": result.payload.get("edits", []),
+            "platform": platform,
+        },
+        meta={
+            "shape": msgspec.to_builtins(model.shape),
+            "parameters": model.parameter_count(),
+            "tokenizer_sha256": corpus.tokenizer_sha256,
+        },
+        keep=(config.train.keep_checkpoints, config.train.keep_every),
+        checkpoint_step=found.weights.step if found.weights else None,
+    )
+
+
+def settle_halt(run: RunDir, at: Position, gate: Gate, *, clear_halt: bool) -> dict[str, Any] | None:
+    """A halt is sticky: refuse to go on, unless the operator clears it, which starts the gate's memory anew."""
+    if at.halt is None:
+        return None
+    if not clear_halt:
+        raise FirehoseError(
+            Exit.REFUSED,
+            f"the coherence gate halted this run at step {at.halt['step']}: {at.halt['reason']}",
+            path=run.state,
+            next=f"firehose samples {run.name}; to go on regardless, run again with --clear-halt",
+        )
+    cleared, at.halt = at.halt, None
+    gate.restart()
+    return cleared
+
+
+def rest(config: Config, scheduler: Scheduler, ids: dict[str, int], step: int) -> None:
+    """After a change of arms, bounds or data: take back what was issued and not trained, and share anew."""
+    scheduler.cancel_from(step + 1)
+    now = [phase for phase in phases(config) if phase.first_step <= step + 1][-1]
+    scheduler.set_eligible([ids[name] for name in now.sources if name in ids], restart=True)
+
+
+def store_identity(config: Config, corpus: Corpus, run: RunDir) -> Tokenizer:
+    """Keep beside the run what it is: the user's file, its effective form, tokenizer and template."""
+    folder = run.root / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    if not run.effective.exists():
+        write_atomic(run.config, config.path.read_bytes())
+        for name in (tokenizers.NAME, template.NAME):
+            write_atomic(folder / name, (corpus.folder / name).read_bytes())
+        body = {
+            "sha256": configs.digest(config),
+            "config_file": str(config.path),
+            "config": configs.effective(config),
+        }
+        write_atomic(run.effective, msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n")
+    return tokenizers.load(folder / tokenizers.NAME)

@@ -1,0 +1,246 @@
+"""The one training loop: credit what came home, pick what goes out, train, and settle accounts at boundaries.
+
+At the head of step s the losses of step s - D are credited and the tickets of step s + D are issued, D being
+`feedback_delay`; so what a pick knows never depends on how fast anything was. Every runner samples through here, and
+every sample goes through the gate: a loop cannot be built without one.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+
+from bandit.ledger import Ticket
+from curriculum.eligibility import Phase, phases
+from curriculum.errors import Exit, FirehoseError
+from curriculum.gate.coherence import score
+from curriculum.gate.rule import Gate, shortfall
+from trainer import optim, view
+from trainer.display import Display
+from trainer.parts import Parts
+from trainer.ring import StepResult
+from trainer.timing import Timers
+
+HELDOUT_WINDOWS = 8
+LIVE_SECONDS = 1.0
+LOSS_EMA = 0.98
+
+
+class Loop:
+    """Runs `parts` from `parts.position` to a step, a stop, a halt or the end."""
+
+    def __init__(self, parts: Parts, display: Display, clock: Callable[[], float] = time.monotonic) -> None:
+        if not isinstance(parts.gate, Gate):
+            raise FirehoseError(Exit.REFUSED, "a run cannot start without a coherence gate")
+        self.parts, self.display, self.clock = parts, display, clock
+        self.config, self.train = parts.config, parts.config.train
+        self.delay = self.train.feedback_delay
+        self.at = parts.position
+        self.names = {arm_id: name for name, arm_id in parts.arm_ids.items()}
+        self.phases: list[Phase] = phases(self.config)
+        self.tickets: dict[int, list[Ticket]] = {}
+        self.timers = Timers()
+        self.latest: StepResult | None = None
+        self.last_live = -math.inf
+        self.began, self.began_step = clock(), self.at.step
+
+    def run(self, until: int) -> Exit:
+        """Train up to step `until`; the exit code says how it ended. All files are committed when it returns."""
+        try:
+            self.fill()
+            while self.at.step < until:
+                step = self.at.step + 1
+                self.credit(step - self.delay)
+                self.issue(step + self.delay)
+                self.dispatch(step)
+                self.at.step = step
+                ended = self.between(step, until)
+                if ended is not None:
+                    return ended
+            return Exit.OK if self.at.step >= self.train.steps else Exit.STOPPED
+        finally:
+            self.parts.feed.close()
+
+    # The way of a batch.
+
+    def fill(self) -> None:
+        """Load again what a checkpoint left issued and untrained; issue what is missing of the first D steps."""
+        for ticket in self.parts.scheduler.open_tickets():
+            self.tickets.setdefault(ticket.step, []).append(ticket)
+        for step in range(self.at.step + 1, self.at.step + 1 + self.delay):
+            if step in self.tickets:
+                self.parts.feed.load(step, self.tickets[step])
+            else:
+                self.issue(step)
+
+    def issue(self, step: int) -> None:
+        """Pick the sources of a step and start to load their windows."""
+        if step > self.train.steps:
+            return
+        with self.timers("scheduler"):
+            for phase in self.phases:
+                if phase.first_step == step:
+                    self.enter(phase)
+            self.tickets[step] = [self.parts.scheduler.pick(step) for _ in range(self.train.grad_accum)]
+        with self.timers("loader"):
+            self.parts.feed.load(step, self.tickets[step])
+
+    def enter(self, phase: Phase) -> None:
+        """Open a phase's sources to the bandit."""
+        live = [self.parts.arm_ids[name] for name in phase.sources if name in self.parts.arm_ids]
+        if not live:
+            raise FirehoseError(
+                Exit.REFUSED,
+                f"no source of the {phase.name} phase has data",
+                path=self.config.path,
+                next="firehose data ls " + str(self.config.resolve(self.config.data.dir)),
+            )
+        for message in self.parts.scheduler.set_eligible(live, restart=True):
+            self.display.note(f"bounds relaxed: {message}")
+
+    def dispatch(self, step: int) -> None:
+        """Hand a step to the device."""
+        with self.timers("loader"):
+            pulls = self.parts.feed.take(step)
+        with self.timers("step"):
+            self.parts.train_step.run(step, pulls, self.lr(step))
+
+    def credit(self, step: int) -> None:
+        """Reward the pulls of a step whose losses are due; a skipped step voids its tickets."""
+        if step < 1:
+            return
+        with self.timers("step"):  # waiting for the step's own event is the step's time
+            result = self.arrive(step)
+        with self.timers("scheduler"):
+            self.latest = result
+            self.at.skipped_in_a_row = self.at.skipped_in_a_row + 1 if result.skipped else 0
+            if not result.skipped:
+                ema = self.at.loss_ema
+                self.at.loss_ema = (
+                    result.loss if ema is None else LOSS_EMA * ema + (1 - LOSS_EMA) * result.loss
+                )
+            for ticket in self.tickets.pop(step):
+                # A step that was skipped, or an arm pruned since the pick, counts nothing.
+                void = result.skipped or ticket.arm not in self.names
+                reward = None if void else self.parts.reward.update(ticket.arm, result.losses[ticket.micro])
+                self.parts.scheduler.credit(ticket.id, reward)
+            del self.at.uncredited[step]
+
+    def arrive(self, step: int) -> StepResult:
+        """The losses of a step, read once and written down once."""
+        if step not in self.at.uncredited:
+            result = self.parts.ring.read(step)
+            self.at.uncredited[step] = result
+            self.parts.record.step(step, result, self.tickets[step], self.lr(step))
+        return self.at.uncredited[step]
+
+    def lr(self, step: int) -> float:
+        """The learning rate of a step."""
+        train = self.train
+        return optim.learning_rate(
+            step, peak=train.lr, floor=train.min_lr, warmup_steps=train.warmup_steps, steps=train.steps
+        )
+
+    # Between steps.
+
+    def between(self, step: int, until: int) -> Exit | None:
+        """What follows a step: look at signals; at a boundary or an end, sample, judge, commit."""
+        flags, train = self.parts.flags, self.train
+        boundary = step % train.boundary_every == 0
+        ended: Exit | None = None
+        if step == until:
+            ended = Exit.OK if step >= train.steps else Exit.STOPPED
+        if self.at.skipped_in_a_row > train.max_skipped:
+            ended = Exit.NON_FINITE
+        wanted = None
+        if flags.stop is not None or (boundary and flags.request):
+            wanted = self.parts.record.take_request()
+            flags.request = False
+            if flags.stop is not None or wanted != "checkpoint":
+                ended = ended or Exit.STOPPED
+        if not boundary and ended is None:
+            if self.clock() - self.last_live >= LIVE_SECONDS:
+                self.show(step, milestone=False)
+            return None
+
+        with self.timers("step"):
+            for uncommitted in range(max(1, step - self.delay + 1), step + 1):
+                self.arrive(uncommitted)
+        if boundary and step % train.heldout_every == 0:
+            with self.timers("held-out"):
+                self.parts.record.heldout(step, self.heldout_losses())
+        if boundary and step % train.sample_every == 0 and self.sample(step):
+            ended = Exit.HALTED
+        due = boundary and step % train.checkpoint_every == 0
+        self.commit(checkpoint=due or ended is not None or wanted is not None, ended=ended)
+        self.show(step, milestone=True, ended=ended)
+        return ended
+
+    def sample(self, step: int) -> bool:
+        """Draw a sample, score it, judge it, charge recent pulls for it; True where the gate halts the run."""
+        gate = self.config.gate
+        with self.timers("sampling"):
+            prompt = gate.prompts[(step // self.train.sample_every - 1) % len(gate.prompts)]
+            drawn = self.parts.generate(prompt, step)
+        with self.timers("gate"):
+            scored = score(drawn.text)
+            verdict = self.parts.gate.observe(step, scored.total)
+            short = shortfall(scored.total, gate.target)
+            penalties = self.parts.scheduler.penalize(step, short)
+            self.parts.record.sample(step, prompt, drawn, scored, verdict, penalties)
+            if verdict.kind == "pass":
+                self.at.passing_step = step
+        self.display.note(view.sample_line(step, prompt, drawn.text, scored, verdict.kind))
+        self.at.last_sample = {"step": step, "score": scored.total, "streak": verdict.streak}
+        if verdict.kind != "halt":
+            return False
+        self.at.halt = {"step": step, "reason": verdict.reason}
+        self.parts.record.event("halt", step, reason=verdict.reason)
+        self.display.note(
+            f"HALTED by the coherence gate at step {step}: {verdict.reason}\n"
+            f"  changed:  checkpoint and state of step {step} are written\n"
+            f"  next:     firehose samples {self.parts.record.name}   then, to go on regardless, run again with --clear-halt"
+        )
+        return True
+
+    @torch.inference_mode()
+    def heldout_losses(self) -> dict[str, float]:
+        """Mean loss of every source's held-out windows, in nats a token; never trained on."""
+        losses = {}
+        for name in self.parts.arm_ids:
+            windows = self.parts.corpus.heldout(name, HELDOUT_WINDOWS)
+            if len(windows):
+                on_device = torch.from_numpy(windows).to(self.parts.device)
+                with self.parts.train_step.autocast:
+                    losses[name] = float(self.parts.model.loss(on_device))
+        return losses
+
+    def commit(self, *, checkpoint: bool, ended: Exit | None) -> None:
+        """Rows, then checkpoint, then state: each durable before the next says that it is there."""
+        parts = self.parts
+        payload = {
+            "bandit": parts.scheduler.snapshot(),
+            "reward": parts.reward.snapshot(),
+            "gate": parts.gate.snapshot(),
+            **self.at.payload(),
+        }
+        with self.timers("commit"):
+            marks = parts.record.commit_rows()
+        payload["files"] = marks
+        if checkpoint:
+            with self.timers("checkpoint"):
+                parts.record.checkpoint(self.at, payload, parts.model, parts.optimizer)
+        with self.timers("commit"):
+            parts.record.commit_state(self.at.step, payload, ended)
+
+    def show(self, step: int, *, milestone: bool, ended: Exit | None = None) -> None:
+        """Tell the display and the monitors where the run is."""
+        self.last_live = self.clock()
+        with self.timers("monitor"):
+            done, seconds = step - self.began_step, self.clock() - self.began
+            pace = seconds / done if done and seconds > 0 else None
+            seen = view.look(self.parts, step, latest=self.latest, lr=self.lr(step), seconds_per_step=pace)
+            self.display.progress(seen, milestone=milestone)
+            stopping = ended is not None or self.parts.flags.stop is not None
+            self.parts.record.live(view.live(self.parts, seen), stopping=stopping)

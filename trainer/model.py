@@ -1,0 +1,150 @@
+"""The language model: a pre-norm decoder with rotary positions and causal attention.
+
+RMS norm before each sub-layer (Zhang, Sennrich 2019), rotary position embedding on queries and keys (Su et al. 2021,
+equation 34, half-split pairing), GELU MLP four times as wide, residual projections started smaller by sqrt(2 L)
+(GPT-2, section 2.3), head tied to the token embedding unless asked otherwise.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bandit.hashing import Purpose, mix64
+
+INIT_STD = 0.02
+ROPE_BASE = 10_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a model: width in channels, context (`block_size`) in tokens."""
+
+    vocab_size: int
+    block_size: int
+    width: int
+    heads: int
+    layers: int
+    tied: bool = True
+
+
+def rotary_table(positions: int, head_width: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's angles, each [positions, head_width / 2]."""
+    frequency = ROPE_BASE ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
+    angle = torch.arange(positions, dtype=torch.float64)[:, None] * frequency
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn channel pairs (i, i + half) of x [batch, heads, time, head_width] by their position's angle."""
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1).to(x.dtype)
+
+
+class KeyValueCache:
+    """Keys and values of the tokens seen so far: one pair of [batch, heads, capacity, head_width] a layer."""
+
+    def __init__(self, shape: Shape, batch: int, capacity: int, like: Tensor) -> None:
+        size = (batch, shape.heads, capacity, shape.width // shape.heads)
+        self.keys = [like.new_empty(size) for _ in range(shape.layers)]
+        self.values = [like.new_empty(size) for _ in range(shape.layers)]
+        self.length = 0
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new positions of one layer; give back all positions up to and with them."""
+        end = self.length + key.shape[2]
+        self.keys[layer][:, :, self.length : end] = key
+        self.values[layer][:, :, self.length : end] = value
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention with rotary positions."""
+
+    def __init__(self, shape: Shape, layer: int) -> None:
+        super().__init__()
+        self.heads, self.layer = shape.heads, layer
+        self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
+        self.out = nn.Linear(shape.width, shape.width, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None) -> Tensor:
+        batch, time, width = x.shape
+        q, k, v = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.extend(self.layer, k, v)
+        # With a cache, queries are either the whole prompt (causal) or the one newest token (sees everything).
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=time > 1)
+        return self.out(y.transpose(1, 2).reshape(batch, time, width))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, shape: Shape, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(shape.width, eps=1e-5)
+        self.attention = Attention(shape, layer)
+        self.mlp_norm = nn.RMSNorm(shape.width, eps=1e-5)
+        self.up = nn.Linear(shape.width, 4 * shape.width, bias=False)
+        self.down = nn.Linear(4 * shape.width, shape.width, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, cache)
+        return x + self.down(F.gelu(self.up(self.mlp_norm(x))))  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """Tokens [batch, time] in, logits [batch, time, vocab_size] out."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embedding = nn.Embedding(shape.vocab_size, shape.width)
+        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
+        self.norm = nn.RMSNorm(shape.width, eps=1e-5)
+        self.head = nn.Linear(shape.width, shape.vocab_size, bias=False)
+        if shape.tied:
+            self.head.weight = self.embedding.weight
+        cos, sin = rotary_table(shape.block_size, shape.width // shape.heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def initialise(self, seed: int) -> None:
+        """Draw all weights from the seed; the same seed gives the same weights whatever was drawn before."""
+        generator = torch.Generator().manual_seed(mix64(seed, Purpose.WEIGHTS) >> 1)
+        residual_std = INIT_STD / math.sqrt(2 * self.shape.layers)
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                if weight.dim() < 2:
+                    weight.fill_(1.0)
+                    continue
+                std = residual_std if name.endswith(("attention.out.weight", "down.weight")) else INIT_STD
+                draw = torch.empty(weight.shape).normal_(0.0, std, generator=generator)
+                weight.copy_(draw)
+
+    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        start = 0 if cache is None else cache.length
+        time = tokens.shape[1]
+        cos, sin = self.cos[start : start + time], self.sin[start : start + time]
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x, cos, sin, cache)
+        if cache is not None:
+            cache.length += time
+            x = x[:, -1:]  # only the newest position is asked for when generating
+        return self.head(self.norm(x))  # type: ignore[no-any-return]
+
+    def loss(self, windows: Tensor) -> Tensor:
+        """Mean cross-entropy in nats a token over windows [batch, time + 1]: each token predicts the next."""
+        logits = self(windows[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
+
+    def parameter_count(self) -> int:
+        """Number of trained scalars; a tied head counts once."""
+        return sum(p.numel() for p in self.parameters())

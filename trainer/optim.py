@@ -1,0 +1,52 @@
+"""The optimizer and its learning rate: AdamW with decoupled decay on matrices only, warm-up times cosine."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def learning_rate(step: int, *, peak: float, floor: float, warmup_steps: int, steps: int) -> float:
+    """Rate of a step counted from 1: cosine from `peak` to `floor` over `steps`, times a linear ramp.
+
+    With t = step - 1 updates done before it, the ramp is min(1, (t + 1) / warmup_steps); no warm-up is factor 1.
+
+    >>> learning_rate(1, peak=1.0, floor=0.0, warmup_steps=4, steps=1000)
+    0.25
+    """
+    t = step - 1
+    cosine = floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * t / max(1, steps)))
+    return cosine * min(1.0, (t + 1) / warmup_steps) if warmup_steps else cosine
+
+
+def build(
+    model: nn.Module, *, weight_decay: float, betas: tuple[float, float], device: torch.device
+) -> torch.optim.AdamW:
+    """Fused AdamW (Loshchilov, Hutter 2019) in two groups: matrices decay, norms' gains do not."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    gains = [p for p in model.parameters() if p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": gains, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=device.type in ("cpu", "cuda"))
+
+
+def state_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's memory as named tensors (`PARAMETER/exp_avg`, `/exp_avg_sq`, `/step`)."""
+    named = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            named[f"{name}/{key}"] = value.detach()
+    return named
+
+
+def load_state(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put back what `state_tensors` gave; an empty dict is an optimizer that has not stepped yet."""
+    for name, parameter in model.named_parameters():
+        keys = ("step", "exp_avg", "exp_avg_sq")
+        found = {key: tensors[f"{name}/{key}"] for key in keys if f"{name}/{key}" in tensors}
+        if found:
+            optimizer.state[parameter] = {
+                key: value.to(parameter.device, torch.float32) for key, value in found.items()
+            }

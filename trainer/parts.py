@@ -1,0 +1,43 @@
+"""Everything a run is made of, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from bandit.reward import ProgressReward
+from bandit.scheduler import Scheduler
+from curriculum.config import Config
+from curriculum.gate.rule import Gate
+from curriculum.tokens.corpus import Corpus
+from trainer.feed import Feed
+from trainer.model import Decoder
+from trainer.record import Position, Record
+from trainer.ring import Ring
+from trainer.sampling import Drawn
+from trainer.signals import Flags
+from trainer.step import TrainStep
+
+Generate = Callable[[str, int], Drawn]
+
+
+@dataclass(slots=True)
+class Parts:
+    """Everything a run is made of; `launch` builds it from a config, fresh or from a checkpoint."""
+
+    config: Config
+    corpus: Corpus
+    arm_ids: dict[str, int]
+    scheduler: Scheduler
+    reward: ProgressReward
+    gate: Gate
+    model: Decoder
+    optimizer: torch.optim.AdamW
+    train_step: TrainStep
+    ring: Ring
+    feed: Feed
+    generate: Generate
+    record: Record
+    position: Position
+    flags: Flags
+    device: torch.device

@@ -1,0 +1,64 @@
+"""Losses on their way home: written on the device by the step, read by the host some steps later without a sync.
+
+A slot a step. On CUDA each slot is copied to pinned memory on a side stream and read after that copy's own event;
+on the CPU the slot is simply read. Reading a step that was overwritten is an error, never an old value.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step left: loss a pull in nats (nan or inf possible), gradient norm before clipping, skipped or not."""
+
+    losses: list[float]
+    norm: float
+    skipped: bool
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over the step's pulls, in nats a token."""
+        return sum(self.losses) / len(self.losses)
+
+
+class Ring:
+    """`slots` rows of grad_accum losses, the norm and the skip flag."""
+
+    def __init__(self, slots: int, grad_accum: int, device: torch.device) -> None:
+        self.slots = slots
+        self.rows = torch.zeros(slots, grad_accum + 2, dtype=torch.float32, device=device)
+        self.holds = [0] * slots  # which step a slot holds
+        self.cuda = device.type == "cuda"
+        if self.cuda:
+            self.home = torch.zeros(slots, grad_accum + 2, dtype=torch.float32, pin_memory=True)
+            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self.arrived = [torch.cuda.Event() for _ in range(slots)]  # type: ignore[no-untyped-call]
+
+    def row(self, step: int) -> Tensor:
+        """The device row of a step, to be written by it: losses, then norm, then skipped (0 or 1)."""
+        self.holds[step % self.slots] = step
+        return self.rows[step % self.slots]
+
+    def publish(self, step: int) -> None:
+        """Start the row's way home; returns at once."""
+        if self.cuda:
+            slot = step % self.slots
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                self.home[slot].copy_(self.rows[slot], non_blocking=True)
+                self.arrived[slot].record(self.stream)
+
+    def read(self, step: int) -> StepResult:
+        """The result of a step; waits for that step alone."""
+        slot = step % self.slots
+        if self.holds[slot] != step:
+            raise LookupError(f"step {step} is no longer in the ring: its slot holds step {self.holds[slot]}")
+        if self.cuda:
+            self.arrived[slot].synchronize()
+            values = self.home[slot].tolist()
+        else:
+            values = self.rows[slot].tolist()
+        return StepResult(losses=values[:-2], norm=values[-2], skipped=values[-1] != 0.0)

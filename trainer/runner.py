@@ -1,0 +1,256 @@
+"""One sitting of a run: what a command line asks for, under the run's lock, from launch to the last commit."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from bandit.bounds import implied_intervals
+from curriculum import config as configs
+from curriculum import config_rules
+from curriculum.config import Config
+from curriculum.eligibility import phases
+from curriculum.errors import Exit, FirehoseError
+from curriculum.gate.coherence import score
+from curriculum.text import tokenizer as tokenizers
+from state.lock import RunLock
+from state.run_dir import RunDir
+from state.store import write_atomic
+from trainer.signals import Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be run where. runs_dir: folder of the runs."""
+
+    config: Config
+    run: RunDir
+    runs_dir: Path
+    warnings: list[str]
+
+
+def plan(path: Path, *, name: str | None, runs_dir: Path, resume: Literal["auto", "must", "never"]) -> Plan:
+    """Read the config and find the run it means. A config inside a run's folder means that run.
+
+    Raises FirehoseError: USAGE, REFUSED, NOT_FOUND.
+    """
+    inside = RunDir(path.resolve().parent)
+    if inside.exists() and path.resolve() == inside.config.resolve():
+        original = msgspec.json.decode(inside.effective.read_bytes())["config_file"]
+        config, run, runs_dir = configs.load(path, original=original), inside, inside.root.parent
+    else:
+        config = configs.load(path)
+        run = RunDir(runs_dir / (name or config.name))
+    if resume == "never" and run.exists():
+        raise FirehoseError(
+            Exit.REFUSED,
+            f"the run {run.name!r} exists already and --resume never was given",
+            path=run.root,
+            next=f"firehose run {path} --name OTHER, or leave --resume out to go on",
+        )
+    if resume == "must" and not run.exists():
+        raise FirehoseError(
+            Exit.NOT_FOUND,
+            f"there is no run {run.name!r} to resume",
+            path=run.root,
+            next="firehose list, or leave --resume out to begin",
+        )
+    return Plan(config, run, runs_dir, config_rules.warnings(config))
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """What a launch would train on: phases, sources, bounds and the share intervals they imply."""
+    from trainer import sources, weights
+
+    config = plan.config
+    corpus = sources.open_corpus(config)
+    sources.check_sources(config, corpus, known=set())
+    result = []
+    for phase in phases(config):
+        ids = {name: index for index, name in enumerate(phase.sources)}
+        intervals = implied_intervals(sources.specs(config, corpus, ids))
+        for name in phase.sources:
+            low, high = intervals[ids[name]]
+            source, info = config.sources[name], corpus.sources[name]
+            result.append(
+                {
+                    "phase": phase.name,
+                    "name": name,
+                    "cap": source.cap,
+                    "floor": source.floor,
+                    "share_low": low,
+                    "share_high": high,
+                    "tokens": info.tokens,
+                    "windows": info.windows,
+                }
+            )
+    model = weights.build(config, corpus.vocab_size)
+    return {
+        "run": plan.run.name,
+        "resumes": plan.run.exists(),
+        "steps": config.train.steps,
+        "tokens_per_step": config.train.grad_accum * config.train.micro_batch * config.model.block_size,
+        "parameters": model.parameter_count(),
+        "warnings": plan.warnings,
+        "sources": result,
+    }
+
+
+def table(plan: Plan, summary: dict[str, Any]) -> list[str]:
+    """`describe` for a person."""
+    from state.status import table as columns
+
+    rows = [
+        [
+            source["name"],
+            source["phase"],
+            f"{source['cap']:g}",
+            f"{source['floor']:g}",
+            f"{source['share_low']:.1%}",
+            f"{source['share_high']:.1%}",
+            f"{source['tokens']:,}",
+        ]
+        for source in summary["sources"]
+    ]
+    verb = "resume" if summary["resumes"] else "begin"
+    return [
+        f"would {verb} run {summary['run']}: {summary['steps']:,} steps of {summary['tokens_per_step']:,} tokens, "
+        f"{summary['parameters']:,} parameters",
+        *(f"warning: {warning}" for warning in summary["warnings"]),
+        *columns(["source", "phase", "cap", "floor", "share from", "to", "tokens"], rows),
+    ]
+
+
+def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: bool = False) -> dict[str, Any]:
+    """Launch and train until the end, a stop or a halt; what came of it, with the exit code under `exit`.
+
+    Raises FirehoseError where the run could not be launched or a file could not be written.
+    """
+    from trainer.display import open_display
+    from trainer.launch import launch
+    from trainer.loop import Loop
+    from trainer.sources import check_present, open_corpus
+
+    config, run = plan.config, plan.run
+    if not run.exists():
+        check_present(config, open_corpus(config), known=set())  # before anything is made
+    run.root.mkdir(parents=True, exist_ok=True)
+    check_space(run.root)
+    with RunLock(run.lock):
+        before = run.process.read_bytes() if run.process.exists() else None
+        run.begin(time.time())
+        display = open_display(run.log)
+        step, seconds, began = 0, {}, False
+        try:
+            for warning in plan.warnings:
+                display.note(f"warning: {warning}")
+            parts = launch(
+                config, run, flags=flags, clear_halt=clear_halt, say=display.note, runs_dir=plan.runs_dir
+            )
+            step, began = parts.position.step, True
+            for line in settings(
+                parts.config, parts.model.parameter_count(), parts.record.standing["platform"]
+            ):
+                display.note(line)
+            last = min(until or config.train.steps, config.train.steps)
+            if step >= last:
+                display.note(f"nothing to do: the run is at step {step} already")
+                ended = Exit.OK if step >= config.train.steps else Exit.STOPPED
+                run.end(
+                    "finished" if ended is Exit.OK else "stopped", exit_code=ended, step=step, now=time.time()
+                )
+            else:
+                verb = "begins" if step == 0 else f"resumes after step {step}"
+                display.note(f"run {run.name} {verb}; firehose status {run.name} looks at it from elsewhere")
+                loop = Loop(parts, display)
+                ended = loop.run(last)
+                display.note(f"time: {loop.timers.report()}")
+                seconds = loop.timers.seconds
+            step = parts.position.step
+            display.note(closing(run, ended, step))
+            return {
+                "run": run.name,
+                "exit": int(ended),
+                "step": step,
+                "loss_ema": parts.position.loss_ema,
+                "seconds": seconds,
+            }
+        except FirehoseError as error:
+            if began:
+                run.end("failed", exit_code=error.exit_code, step=step, now=time.time())
+            elif before is None:
+                run.process.unlink()
+            else:
+                write_atomic(run.process, before)  # a launch that was refused leaves the run as it was
+            raise
+        finally:
+            display.close()
+
+
+def check_space(root: Path, least: int = 64 << 20) -> None:
+    """Refuse to begin on a full disk: a run that cannot write its first checkpoint would end in an hour."""
+    free = shutil.disk_usage(root).free
+    if free < least:
+        raise FirehoseError(
+            Exit.WRITE_FAILED,
+            f"only {free >> 20} MiB are free where the run is to be written",
+            path=root,
+            next="free some space, or give another folder with --runs-dir",
+        )
+
+
+def settings(config: Config, parameters: int, platform: dict[str, Any]) -> list[str]:
+    """Every effective setting, a line a section, as a run prints them at its start."""
+    lines = [f"model: {parameters:,} parameters", "platform: " + _pairs(platform)]
+    for section, value in configs.effective(config).items():
+        if section == "sources":
+            lines += [f"source {name}: {_pairs(source)}" for name, source in value.items()]
+        elif isinstance(value, dict):
+            lines.append(f"{section}: {_pairs(value)}")
+    return lines
+
+
+def _pairs(table: dict[str, Any]) -> str:
+    return "  ".join(f"{key}={value}" for key, value in table.items())
+
+
+def closing(run: RunDir, ended: Exit, step: int) -> str:
+    """The last words of a sitting: how it ended and what to type next."""
+    again = f"firehose run {run.config}"
+    return {
+        Exit.OK: f"finished at step {step}; firehose samples {run.name} shows what it wrote",
+        Exit.STOPPED: f"stopped at step {step}, resumable; to go on: {again}",
+        Exit.HALTED: f"halted at step {step}; firehose samples {run.name}; to go on regardless: {again} --clear-halt",
+        Exit.NON_FINITE: f"gave up at step {step}: too many steps in a row had a non-finite gradient; look at "
+        f"{run.pulls} and lower train.lr",
+    }[ended]
+
+
+def ask(run: RunDir, prompt: str, *, temperature: float, max_new_tokens: int, seed: int) -> dict[str, Any]:
+    """An answer of a run's newest checkpoint, with its score."""
+    from trainer import checkpoint, sampling, weights
+    from trainer.model import Decoder, Shape
+
+    found = checkpoint.locate(run.root)
+    model = Decoder(msgspec.convert(found.meta["shape"], Shape))
+    weights.load(model, found.tensors(checkpoint.MODEL), found.path)
+    drawn = sampling.generate(
+        model,
+        tokenizers.load(run.root / "tokenizer" / tokenizers.NAME),
+        prompt,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=0,
+        key=(seed, found.step),
+    )
+    return {
+        "run": run.name,
+        "step": found.step,
+        "prompt": prompt,
+        "text": drawn.text,
+        "loss": drawn.loss,
+        "score": score(drawn.text).total,
+    }

@@ -1,0 +1,33 @@
+"""What the outside asks of a run: signals set a flag and nothing else; the loop looks at the flag between steps.
+
+SIGTERM and SIGINT: checkpoint after the current step and stop. A second one: leave at once, writing nothing.
+SIGUSR1: look for a request file at the next boundary; without one, checkpoint there and stop.
+Installed before heavy imports, because the default action of SIGUSR1 is death.
+"""
+
+import os
+import signal
+from types import FrameType
+
+
+class Flags:
+    """The signals received and not yet served."""
+
+    def __init__(self) -> None:
+        self.stop: signal.Signals | None = None
+        self.request = False
+
+    def install(self) -> "Flags":
+        """Catch SIGTERM, SIGINT and SIGUSR1 in this process."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGUSR1, self._on_request)
+        return self
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stop is not None:
+            os._exit(128 + number)
+        self.stop = signal.Signals(number)
+
+    def _on_request(self, number: int, frame: FrameType | None) -> None:
+        self.request = True

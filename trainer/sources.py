@@ -1,0 +1,96 @@
+"""The sources of a run: their token files, checked, and the arms that the bandit makes of them."""
+
+from bandit.arms import ArmSpec
+from bandit.scheduler import SchedulerConfig
+from curriculum.config import Config
+from curriculum.eligibility import why_not
+from curriculum.errors import Exit, FirehoseError
+from curriculum.tokens.corpus import Corpus
+
+
+def open_corpus(config: Config) -> Corpus:
+    """The config's token files. Raises FirehoseError(NOT_FOUND) that says what is missing and what to run."""
+    folder = config.resolve(config.data.dir)
+    try:
+        return Corpus.open(folder, config.model.block_size, config.seed)
+    except FirehoseError as error:
+        if error.exit_code is not Exit.NOT_FOUND:
+            raise
+        absent = [
+            f"{name} ({config.resolve(path)})"
+            for name, source in config.sources.items()
+            if name not in config.curriculum.exclude_sources
+            for path in source.paths
+            if not any(config.base.glob(path)) and not config.resolve(path).exists()
+        ]
+        missing = f"; their text is missing too: {', '.join(absent)}" if absent else ""
+        first = "put the missing text there, then " if absent else ""
+        raise FirehoseError(
+            Exit.NOT_FOUND,
+            f"the token files of {len(config.sources)} sources are not built{missing}",
+            path=folder,
+            next=f"{first}firehose data build {config.path}",
+        ) from error
+
+
+def check_present(config: Config, corpus: Corpus, *, known: set[str]) -> list[str]:
+    """The sources that may be picked at some step; one never seen before must have token files.
+
+    known: arms of an earlier state; one whose data is gone is reconciled away instead of refused.
+    """
+    wanted = [name for name in config.sources if why_not(config, name, config.train.steps) is None]
+    absent = [name for name in wanted if name not in corpus.sources and name not in known]
+    if absent:
+        why = [f"{name} ({corpus.missing.get(name, 'not in the manifest')})" for name in absent]
+        raise FirehoseError(
+            Exit.NOT_FOUND,
+            f"no token files for {', '.join(why)}",
+            path=corpus.folder,
+            arm=absent[0],
+            next=f"firehose data build {config.path}",
+        )
+    return [name for name in wanted if name in corpus.sources]
+
+
+def check_sources(config: Config, corpus: Corpus, *, known: set[str]) -> None:
+    """`check_present`, then read every source's files whole and compare them with the manifest."""
+    for name in check_present(config, corpus, known=known):
+        corpus.check(name, expect_documents=config.sources[name].expect_documents)
+
+
+def specs(config: Config, corpus: Corpus, ids: dict[str, int]) -> list[ArmSpec]:
+    """The bandit's arms: id from the state, bounds from the config, windows from the data."""
+    arms = []
+    for name, arm_id in ids.items():
+        source = config.sources[name]
+        arms.append(
+            ArmSpec(
+                name=name,
+                id=arm_id,
+                windows=corpus.sources[name].windows,
+                cap=source.cap,
+                floor=source.floor,
+                min_share=source.min_share,
+                max_share=source.max_share,
+            )
+        )
+    return arms
+
+
+def scheduler_config(config: Config) -> SchedulerConfig:
+    """The bandit's settings; a credit counts from 2 D steps after its own step (see `Loop`)."""
+    c = config.curriculum
+    return SchedulerConfig(
+        seed=config.seed,
+        grad_accum=config.train.grad_accum,
+        windows_per_pull=config.train.micro_batch,
+        delay=2 * config.train.feedback_delay,
+        policy=c.policy,
+        focus_size=c.focus_size,
+        background=c.background,
+        dwell=c.dwell,
+        memory=c.memory,
+        xi=c.xi,
+        zeta=c.zeta,
+        floors_override_repetition=c.floors_override_repetition,
+    )

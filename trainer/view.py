@@ -1,0 +1,83 @@
+"""How a run looks from outside: the numbers of the display, and the same as monitors read them."""
+
+import math
+from typing import Any
+
+from curriculum.eligibility import why_not
+from curriculum.gate.coherence import Score
+from trainer.display import Arm, Progress
+from trainer.parts import Parts
+from trainer.ring import StepResult
+
+
+def look(
+    parts: Parts, step: int, *, latest: StepResult | None, lr: float, seconds_per_step: float | None
+) -> Progress:
+    """The run at a step. latest: the newest losses the bandit has been credited with, feedback_delay steps old."""
+    train, model = parts.config.train, parts.config.model
+    tokens_per_pull = train.micro_batch * model.block_size
+    pace = seconds_per_step
+    arms = []
+    for seen in parts.scheduler.views(step):
+        arms.append(
+            Arm(
+                name=seen.name,
+                eligible=seen.eligible,
+                why_not=None if seen.eligible else why_not(parts.config, seen.name, step),
+                weight=seen.weight,
+                cap=seen.cap,
+                floor=seen.floor,
+                share=seen.share,
+                share_low=seen.share_low,
+                share_high=seen.share_high,
+                pulls=seen.pulls,
+                tokens=seen.pulls * tokens_per_pull,
+                epochs=seen.epochs,
+                coverage=seen.coverage,
+                mean_reward=seen.mean_reward,
+                index=seen.index,
+                loss_ema=parts.reward.loss_ema(seen.id),
+            )
+        )
+    return Progress(
+        step=step,
+        steps_total=train.steps,
+        loss=latest.loss if latest and not latest.skipped else None,
+        loss_ema=parts.position.loss_ema,
+        norm=latest.norm if latest and math.isfinite(latest.norm) else None,
+        lr=lr,
+        ms_per_step=1000 * pace if pace else None,
+        tokens_per_s=train.grad_accum * tokens_per_pull / pace if pace else None,
+        eta_s=pace * (train.steps - step) if pace else None,
+        arms=arms,
+    )
+
+
+def live(parts: Parts, seen: Progress) -> dict[str, Any]:
+    """The fields of `status --json` (DESIGN 9.1) that only the running process knows."""
+    sampled = parts.position.last_sample
+    return {
+        "step": seen.step,
+        "steps_total": seen.steps_total,
+        "steps_per_s": 1000 / seen.ms_per_step if seen.ms_per_step else None,
+        "tokens_per_s": seen.tokens_per_s,
+        "eta_s": seen.eta_s,
+        "loss": seen.loss,
+        "loss_ema": seen.loss_ema,
+        "lr": seen.lr,
+        "norm": seen.norm,
+        "checkpoint_step": parts.record.checkpoint_step,
+        "gate": {
+            "last_score": sampled["score"] if sampled else None,
+            "streak": sampled["streak"] if sampled else 0,
+            "halted": parts.position.halt is not None,
+        },
+        "alarms": [],
+        "arms": [arm.as_dict() for arm in seen.arms],
+    }
+
+
+def sample_line(step: int, prompt: str, text: str, scored: Score, kind: str) -> str:
+    """A sample and its score, for a person: one line, however many the text has."""
+    flat = " ".join(text.split())
+    return f"sample {step:>6} | score {scored.total:5.1f} {kind} | > {prompt} | < {flat[:160]}"
