@@ -106,6 +106,15 @@ class Estimator:
         self.weight_square_sum *= scale * scale
         self.origin = origin
 
+    def adopt(self, gamma: float, step: int) -> None:
+        """Go on with sums that were weighted with another discount: at `step`, the new origin, both weigh 1.
+
+        Means stay what they were; from here on everything ages with this estimator's gamma.
+        """
+        own, self.gamma = self.gamma, gamma
+        self.rebase(step)
+        self.gamma = own
+
     def mean(self) -> FloatArray:
         """Discounted mean reward (arms,), 0.5 before the first counted pull."""
         mean = np.full(len(self.weight_sum), UNCREDITED_MEAN)

@@ -28,6 +28,12 @@ class Trace:
         self.sums *= self.rate ** (origin - self.origin)
         self.origin = origin
 
+    def adopt(self, gamma: float, step: int) -> None:
+        """Go on with sums that were weighted with another discount, from `step` on."""
+        own, self.rate = self.rate, AGE_DECAY * gamma
+        self.rebase(step)
+        self.rate = own
+
     def take(self, step: int) -> FloatArray:
         """The sum over the remembered pulls of (0.98 gamma)^(step - pick step) (arms,); forgets them."""
         taken: FloatArray = self.sums * self.rate ** (step - self.origin)

@@ -322,6 +322,7 @@ class Scheduler:
             "micro": self._micro,
             "settled_step": self._settled,
             "origin": self._estimator.origin,
+            "gamma": self.gamma,
             "dwell_end": self._dwell_end,
             "refresh": self._stale,
             "last_sample_step": self._last_sample,
@@ -369,6 +370,12 @@ class Scheduler:
             raise record.wrong("micro", f"at most the {self.config.grad_accum} picks of a step")
         self._settled = record.whole("settled_step")
         self._estimator.origin = self._trace.origin = record.whole("origin")
+        gamma = record.number("gamma")
+        if not 0.0 < gamma < 1.0:
+            raise record.wrong("gamma", "a discount between 0 and 1")
+        if gamma != self.gamma:  # the default memory follows the number of arms
+            self._estimator.adopt(gamma, self._step)
+            self._trace.adopt(gamma, self._step)
         self._dwell_end = record.whole("dwell_end")
         self._last_sample = record.whole("last_sample_step")
         self._dealer.restore_spans(self.arms.row, record.rows("deals"))

@@ -1,0 +1,134 @@
+"""Stops, checkpoints and signals against a real process, through the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curriculum.errors import Exit
+from state.rows import read_rows
+from state.run_dir import RunDir
+from tests.fixtures import tiny
+
+ROOT = Path(__file__).parents[2]
+LONG = ("steps = 60", "steps = 100000"), ("checkpoint_every = 20", "checkpoint_every = 1000")
+
+
+def firehose(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainer", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make(tmp_path_factory.mktemp("signals"), *LONG).path
+
+
+@pytest.fixture
+def running(config: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], RunDir]]:
+    """A run that has trained its first steps."""
+    run = RunDir(tmp_path / "tiny")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "run", str(config), "--runs-dir", str(tmp_path)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait(lambda: (run.read_live() or {}).get("step", 0) >= 10, process)
+    yield process, run
+    process.kill()
+    process.communicate()
+
+
+def wait(condition: Any, process: subprocess.Popen[str], limit: float = 60.0) -> None:
+    """Poll until a condition holds; fail where the process ends first or the limit passes."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def last_step(run: RunDir) -> int:
+    step: int = read_rows(run.loss)[-1][0]
+    return step
+
+
+def test_stop_ends_at_a_boundary_and_resumes(
+    running: tuple[subprocess.Popen[str], RunDir], config: Path
+) -> None:
+    process, run = running
+    runs = ["--runs-dir", str(run.root.parent)]
+    done = firehose("stop", "tiny", "--json", *runs)
+    assert done.returncode == 0, done.stderr
+    assert process.wait(30) == Exit.STOPPED == 75
+    step = last_step(run)
+    assert step % 10 == 0
+    assert json.loads(done.stdout)["message"] == f"stopped at step {step}"
+    assert json.loads(firehose("status", "tiny", "--json", *runs).stdout)["state"] == "stopped"
+
+    resumed = firehose("run", str(config), "--resume", "must", "--until", str(step + 5), "--json", *runs)
+    assert resumed.returncode == Exit.STOPPED, resumed.stderr
+    assert json.loads(resumed.stdout)["step"] == step + 5
+    assert [row[0] for row in read_rows(run.loss)] == list(range(1, step + 6))
+
+
+def test_checkpoint_is_written_and_the_run_goes_on(running: tuple[subprocess.Popen[str], RunDir]) -> None:
+    process, run = running
+    done = firehose("checkpoint", "tiny", "--json", "--runs-dir", str(run.root.parent))
+    assert done.returncode == 0, done.stderr
+    step = int(json.loads(done.stdout)["message"].rsplit(" ", 1)[1])
+    assert (run.checkpoints / f"step_{step}/checkpoint.json").exists()
+    wait(lambda: (run.read_live() or {})["step"] > step, process)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_checkpoints_after_the_step_it_is_in(
+    running: tuple[subprocess.Popen[str], RunDir], number: signal.Signals
+) -> None:
+    process, run = running
+    os.kill(process.pid, number)
+    assert process.wait(30) == Exit.STOPPED
+    assert (run.checkpoints / f"step_{last_step(run)}/checkpoint.json").exists()
+
+
+def test_bare_sigusr1_stops_at_a_boundary(running: tuple[subprocess.Popen[str], RunDir]) -> None:
+    process, run = running
+    os.kill(process.pid, signal.SIGUSR1)
+    assert process.wait(30) == Exit.STOPPED
+    assert last_step(run) % 10 == 0
+
+
+def test_a_second_run_is_locked_out(running: tuple[subprocess.Popen[str], RunDir], config: Path) -> None:
+    process, run = running
+    done = firehose("run", str(config), "--json", "--runs-dir", str(run.root.parent))
+    assert done.returncode == Exit.LOCKED
+    assert f"pid {process.pid}" in json.loads(done.stdout)["error"]["message"]
+    assert process.poll() is None
+
+
+def test_a_killed_run_shows_as_crashed(running: tuple[subprocess.Popen[str], RunDir]) -> None:
+    process, run = running
+    process.kill()
+    process.wait(10)
+    done = firehose("status", "tiny", "--json", "--runs-dir", str(run.root.parent))
+    assert json.loads(done.stdout)["state"] == "crashed"
+
+
+def test_a_second_signal_leaves_at_once_writing_nothing(tmp_path: Path) -> None:
+    """In a process of its own that ignores the first flag, as a step that never ends would."""
+    code = (
+        "import os, signal; from trainer.signals import Flags; flags = Flags().install()\n"
+        "os.kill(os.getpid(), signal.SIGTERM); assert flags.stop is signal.SIGTERM\n"
+        "os.kill(os.getpid(), signal.SIGTERM); print('still here')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 143, done.stderr
+    assert done.stdout == ""
