@@ -56,7 +56,7 @@ def test_errors_in_json_say_what_where_and_what_next(
     done = CliRunner().invoke(cli.app, [*arguments, "--json"])
     assert done.exit_code == code, done.output
     body = json.loads(done.stdout)
-    assert list(body)[0] == "schema"
+    assert next(iter(body)) == "schema"
     assert set(body["error"]) == {"code", "message", "path", "arm", "changed", "next"}
     assert body["error"]["code"] == code
     assert body["error"]["changed"] == "nothing"
