@@ -1,8 +1,8 @@
 """Twelve sources of real text, 1,000 steps, straight and through five SIGKILLs: loss, samples, shares, identical files.
 
-    python bench/twelve.py DATA [--steps N] [--out DIR]
+    python bench/twelve.py DATA [--leave-out NAME,NAME] [--steps N] [--out DIR]
 
-DATA holds one folder a source with a `train.jsonl` in it; the first twelve by name are used. Prints what was asked and
+DATA holds one folder a source with a `train.jsonl` in it; the first twelve by name that are not left out are used. Prints what was asked and
 what came; exits 1 where the run misses it.
 """
 
@@ -51,9 +51,9 @@ curriculum_warmup_sources = [{first}]
 """
 
 
-def write_config(folder: Path, data: Path, steps: int) -> Path:
+def write_config(folder: Path, data: Path, leave_out: set[str], steps: int) -> Path:
     """A config over the first twelve sources: a cap on every third, a floor on every fourth, six in the warm-up set."""
-    names = sorted(path.parent.name for path in data.glob("*/train.jsonl"))[:12]
+    names = sorted({path.parent.name for path in data.glob("*/train.jsonl")} - leave_out)[:12]
     if len(names) < 12:
         sys.exit(f"{data} holds {len(names)} sources with a train.jsonl; twelve are needed")
     text = CONFIG.format(steps=steps, warmup=steps // 10, first=", ".join(f'"{name}"' for name in names[:6]))
@@ -80,13 +80,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path)
+    parser.add_argument("--leave-out", default="", help="names, separated by commas")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path, help="work here and keep the files")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        path = write_config(folder, arguments.data, arguments.steps)
+        path = write_config(folder, arguments.data, set(arguments.leave_out.split(",")), arguments.steps)
         began = time.time()
         manifest = build(plan_for(configs.load(path)))
         built = time.time() - began
