@@ -1,4 +1,4 @@
-"""Peak anonymous memory of building token files from a large synthetic JSONL, and of reading every window of them.
+"""Peak anonymous memory of building token files from a large synthetic JSONL, reading them all, and training on them.
 
     python bench/memory.py [MIB]      default 1024; --limit MIB (600) is the exit status, --dir keeps the files
 
@@ -20,9 +20,26 @@ import numpy as np
 
 from curriculum.text.build import BuildPlan, SourceText, build
 from curriculum.tokens.corpus import Corpus
+from state.run_dir import RunDir
 
 SYLLABLES = [consonant + vowel for consonant in "bcdfghjklmnprstvwz" for vowel in "aeiou"]
 BLOCK_SIZE = 1024
+STEPS = 40
+CONFIG = f"""
+[data]
+dir = "tokens"
+[model]
+preset = "tiny"
+[train]
+steps = {STEPS}
+boundary_every = 20
+sample_every = 20
+heldout_every = 20
+checkpoint_every = 40
+warmup_steps = 10
+[sources.synthetic]
+path = "synthetic.jsonl"
+"""
 WINDOWS = 8  # windows of a batch
 
 
@@ -40,14 +57,22 @@ def main() -> int:
         write_jsonl(folder / "synthetic.jsonl", arguments.mib << 20)
         build_peak, build_seconds = measure(build_all, folder)
         read_peak, read_seconds = measure(read_all, folder)
+        (folder / "memory.toml").write_text(CONFIG)
+        train_peak, _ = measure(train, folder)
+        run = RunDir(folder / "runs/memory")
+        newest = run.checkpoints / f"step_{STEPS}/checkpoint.json"
+        parameters = msgspec.json.decode(newest.read_bytes())["parameters"]
+        # Weights, gradients and AdamW's two moments, four bytes each.
+        model = parameters * 16 / (1 << 20)
         tokens = Corpus.open(folder / "tokens", BLOCK_SIZE, seed=1).info("synthetic").tokens
     print(
         f"JSONL {arguments.mib} MiB, {tokens:,} tokens | "
         f"build: peak {build_peak:.0f} MiB anonymous, {arguments.mib * 1.048576 / build_seconds:.1f} MB/s | "
         f"check and read: peak {read_peak:.0f} MiB anonymous, {tokens / read_seconds / 1e6:.1f} M tokens/s | "
-        f"limit {arguments.limit} MiB"
+        f"train {STEPS} steps: peak {train_peak:.0f} MiB anonymous, {model:.0f} of them the model | "
+        f"limit {arguments.limit} MiB beyond the model"
     )
-    return int(max(build_peak, read_peak) > arguments.limit)
+    return int(max(build_peak, read_peak, train_peak - model) > arguments.limit)
 
 
 def write_jsonl(path: Path, size: int) -> None:
@@ -82,6 +107,15 @@ def read_all(folder: Path) -> None:
     for first in range(0, corpus.info("synthetic").windows, WINDOWS):
         corpus.batch("synthetic", arm_id=1, first_window=first, count=WINDOWS)
     corpus.heldout("synthetic", 64)
+
+
+def train(folder: Path) -> None:
+    """Some steps of a tiny model, with samples, held-out losses and a checkpoint."""
+    from trainer import runner  # here, so that torch is not in the other stages' memory
+    from trainer.signals import Flags
+
+    plan = runner.plan(folder / "memory.toml", name=None, runs_dir=folder / "runs", resume="never")
+    runner.train(plan, flags=Flags())
 
 
 def measure(work: Callable[[Path], None], folder: Path) -> tuple[float, float]:

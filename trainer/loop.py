@@ -243,4 +243,6 @@ class Loop:
             seen = view.look(self.parts, step, latest=self.latest, lr=self.lr(step), seconds_per_step=pace)
             self.display.progress(seen, milestone=milestone)
             stopping = ended is not None or self.parts.flags.stop is not None
-            self.parts.record.live(view.live(self.parts, seen), stopping=stopping)
+            failed = self.parts.record.live(view.live(self.parts, seen), stopping=stopping)
+            if failed and milestone:
+                self.display.note(failed)

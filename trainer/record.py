@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from bandit.ledger import Ticket
-from curriculum.errors import Exit
+from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.coherence import Score
 from curriculum.gate.rule import Verdict
 from state import requests
@@ -225,8 +225,11 @@ class Record:
         self.request = requests.pending(self.run)
         return self.request.kind if self.request else "stop"
 
-    def live(self, body: dict[str, Any], *, stopping: bool) -> None:
-        """Tell the monitors; never read by a resume."""
-        self.run.write_live(
-            {"run": self.name, "pid": os.getpid(), "time": time.time(), "stopping": stopping, **body}
-        )
+    def live(self, body: dict[str, Any], *, stopping: bool) -> str | None:
+        """Tell the monitors; never read by a resume, so a failure is given back and ends nothing."""
+        head = {"run": self.name, "pid": os.getpid(), "time": time.time(), "stopping": stopping}
+        try:
+            self.run.write_live({**head, **body})
+        except FirehoseError as error:
+            return f"monitors see an old state: {error.message}"
+        return None

@@ -1,5 +1,6 @@
 """One sitting of a run: what a command line asks for, under the run's lock, from launch to the last commit."""
 
+import contextlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -180,7 +181,8 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
             }
         except FirehoseError as error:
             if began:
-                run.end("failed", exit_code=error.exit_code, step=step, now=time.time())
+                with contextlib.suppress(FirehoseError):  # on a full disk the first error is the one to show
+                    run.end("failed", exit_code=error.exit_code, step=step, now=time.time())
             elif before is None:
                 run.process.unlink()
             else:
