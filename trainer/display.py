@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from state.status import duration, number
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Console, Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,11 @@ class PlainDisplay:
 class LiveDisplay:
     """A panel that redraws in place: progress bar, arms against their bounds, last sample; notes scroll above it."""
 
-    def __init__(self, log: TextIO) -> None:
-        from rich.console import Console
+    def __init__(self, log: TextIO, console: "Console") -> None:
         from rich.live import Live
 
         self.log = log
-        self.live = Live(console=Console(stderr=True), refresh_per_second=4, transient=False)
+        self.live = Live(console=console, refresh_per_second=4, transient=False)
         self.live.start()
 
     def progress(self, p: Progress, *, milestone: bool) -> None:
@@ -157,4 +156,8 @@ def _bar(arm: Arm, width: int = 24) -> str:
 def open_display(log_path: Path) -> Display:
     """The display for this process's stderr."""
     log = log_path.open("a", encoding="utf-8")
-    return LiveDisplay(log) if sys.stderr.isatty() else PlainDisplay(log, sys.stderr)
+    if not sys.stderr.isatty():
+        return PlainDisplay(log, sys.stderr)
+    from rich.console import Console
+
+    return LiveDisplay(log, Console(stderr=True))

@@ -114,7 +114,8 @@ class Loop:
             result = self.arrive(step)
         with self.timers("scheduler"):
             self.latest = result
-            self.at.skipped_in_a_row = self.at.skipped_in_a_row + 1 if result.skipped else 0
+            counts = result.skipped and step > self.at.forgiven
+            self.at.skipped_in_a_row = self.at.skipped_in_a_row + 1 if counts else 0
             if not result.skipped:
                 ema = self.at.loss_ema
                 self.at.loss_ema = (
@@ -153,6 +154,7 @@ class Loop:
             ended = Exit.OK if step >= train.steps else Exit.STOPPED
         if self.at.skipped_in_a_row > train.max_skipped:
             ended = Exit.NON_FINITE
+            self.at.skipped_in_a_row, self.at.forgiven = 0, step  # a resume begins the count anew
         wanted = None
         if flags.stop is not None or (boundary and flags.request):
             wanted = self.parts.record.take_request()

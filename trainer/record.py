@@ -41,13 +41,15 @@ def finite(value: float) -> float | None:
 class Position:
     """Where a run is: everything a resume needs that is neither tensor, scheduler, reward nor gate.
 
-    uncredited: steps trained whose losses the bandit has not been credited with. passing_step: the last step whose
-    sample passed the gate. halt: why the gate stopped the run, until an operator clears it.
+    uncredited: steps trained whose losses the bandit has not been credited with. forgiven:
+    the last step whose skip counts no more, since the run ended for it. passing_step: the last step whose sample
+    passed the gate. halt: why the gate stopped the run, until an operator clears it.
     """
 
     step: int = 0
     uncredited: dict[int, StepResult] = field(default_factory=dict)
     skipped_in_a_row: int = 0
+    forgiven: int = 0
     loss_ema: float | None = None
     passing_step: int | None = None
     last_sample: dict[str, Any] | None = None
@@ -68,6 +70,7 @@ class Position:
             "loop": {
                 "uncredited": losses,
                 "skipped_in_a_row": self.skipped_in_a_row,
+                "forgiven": self.forgiven,
                 "loss_ema": self.loss_ema,
                 "passing_step": self.passing_step,
                 "last_sample": self.last_sample,
@@ -90,6 +93,7 @@ class Position:
             step=step,
             uncredited=uncredited,
             skipped_in_a_row=loop["skipped_in_a_row"],
+            forgiven=loop["forgiven"],
             loss_ema=loop["loss_ema"],
             passing_step=loop["passing_step"],
             last_sample=loop["last_sample"],
