@@ -38,6 +38,7 @@ vocab_size = 4096
 preset = "tiny"
 [train]
 steps = {steps}
+threads = 1
 micro_batch = 4
 grad_accum = 4
 lr = 2e-3
@@ -85,23 +86,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="work here and keep the files")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.out or Path(temporary)
+        folder = (arguments.out or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         path = write_config(folder, arguments.data, set(arguments.leave_out.split(",")), arguments.steps)
         began = time.time()
         manifest = build(plan_for(configs.load(path)))
         built = time.time() - began
         plan = runner.plan(path, name=None, runs_dir=folder / "runs", resume="auto")
-        began = time.time()
-        outcome = runner.train(plan, flags=Flags())
-        trained = time.time() - began
-
         steps = arguments.steps
         cuts = [f"step:{step}" for step in sorted(random.Random().sample(range(5, steps), 5))]
         command = [sys.executable, "-m", "tests.e2e.cut", str(path), str(folder / "runs"), "cut", *cuts]
-        statuses = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-        ).stdout.split()
+        with (folder / "cut.log").open("w") as log:  # both runs at once, each on a thread of its own
+            twin = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+        began = time.time()
+        outcome = runner.train(plan, flags=Flags())
+        trained = time.time() - began
+        statuses = twin.communicate()[0].split()
         straight, cut = plan.run, RunDir(folder / "runs/cut")
         differ = identical(straight, cut, steps)
 
