@@ -176,6 +176,9 @@ class Loop:
             ended = Exit.HALTED
         due = boundary and step % train.checkpoint_every == 0
         self.commit(checkpoint=due or ended is not None or wanted is not None, ended=ended)
+        if wanted is not None and flags.request:
+            flags.request = False
+            self.display.note("another SIGUSR1 came while a request was served; it is taken for the same one")
         self.show(step, milestone=True, ended=ended)
         return ended
 

@@ -1,6 +1,8 @@
 """The gate in the one loop: a collapsing run halts, stays halted, and charges what it was fed."""
 
+import ast
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,10 @@ from state.run_dir import RunDir
 from state.store import StateStore
 from tests.fixtures import tiny
 from trainer import runner, sampling
+from trainer.loop import Loop
 from trainer.signals import Flags
+
+ROOT = Path(__file__).parents[2]
 
 
 def go(config: Path, **options: Any) -> dict[str, Any]:
@@ -68,3 +73,23 @@ def test_penalties_reach_the_bandit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert envelope is not None
         means[name] = {arm: record["mean"] for arm, record in envelope.payload["bandit"]["arms"].items()}
     assert all(means["bad"][arm] < means["good"][arm] - 0.1 for arm in ("alpha", "beta", "gamma")), means
+
+
+def test_every_runner_samples_through_the_gate() -> None:
+    """I04: one loop, built in one place, and no sampling that trains beside it."""
+    calls: dict[str, list[str]] = {"Loop": [], "generate": [], "observe": []}
+    for path in sorted((ROOT / "trainer").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                if name in calls:
+                    calls[name].append(path.name)
+    assert calls["Loop"] == ["runner.py"]
+    assert calls["observe"] == ["loop.py"]
+    # The loop's own draw; its making in launch; and `firehose sample`, which trains nothing.
+    assert calls["generate"] == ["launch.py", "loop.py", "runner.py"]
+
+
+def test_a_loop_without_a_gate_cannot_be_built() -> None:
+    with pytest.raises(FirehoseError, match="without a coherence gate"):
+        Loop(SimpleNamespace(gate=None), display=None)  # type: ignore[arg-type]

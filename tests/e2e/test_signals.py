@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from curriculum.errors import Exit
+from state import requests
 from state.rows import read_rows
 from state.run_dir import RunDir
 from tests.fixtures import tiny
+from trainer import runner
+from trainer.signals import Flags
 
 ROOT = Path(__file__).parents[2]
 LONG = ("steps = 60", "steps = 100000"), ("checkpoint_every = 20", "checkpoint_every = 1000")
@@ -132,3 +135,25 @@ def test_a_second_signal_leaves_at_once_writing_nothing(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 143, done.stderr
     assert done.stdout == ""
+
+
+def test_a_signal_while_a_request_is_served_is_taken_for_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two `firehose checkpoint` in quick succession must not look like one checkpoint and one bare stop."""
+    config = tiny.make(tmp_path).path
+    plan = runner.plan(config, name=None, runs_dir=tmp_path / "runs", resume="never")
+    flags = Flags()
+    flags.request = True
+    asked = requests.Request(id="a", kind="checkpoint", target=[1, 1], time=0.0)
+    monkeypatch.setattr(requests, "pending", lambda run: asked if not plan.run.answer.exists() else None)
+    serve = requests.serve
+
+    def serve_late(*rest: Any, **named: Any) -> None:
+        flags.request = True  # the second signal
+        serve(*rest, **named)
+
+    monkeypatch.setattr(requests, "serve", serve_late)
+    assert runner.train(plan, flags=flags)["exit"] == Exit.OK
+    assert json.loads(plan.run.answer.read_text())["step"] == 10
+    assert "another SIGUSR1" in plan.run.log.read_text()
