@@ -13,8 +13,8 @@ import filelock
 import msgspec
 
 from curriculum.errors import Exit, FirehoseError
+from curriculum.files import failing_writes, write_atomic
 from state.process import Process, read_process, this_process
-from state.store import failing_writes, write_atomic
 
 
 class RunLock:

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import msgspec
 
 from curriculum.errors import Exit, FirehoseError
+from curriculum.files import write_atomic
 from state.process import Process, catches
 from state.run_dir import RunDir, record_id
-from state.store import write_atomic
 
 Kind = Literal["checkpoint", "stop", "stop-now"]
 POLL = 0.1  # seconds between two looks for an answer

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 from curriculum.errors import Exit, FirehoseError
+from curriculum.files import failing_writes, sync_folder, write_all, write_atomic
 from state.findings import FindingError, finding
-from state.store import failing_writes, sync_folder, write_all, write_atomic
 
 HEAD, TAIL = b"[", b"\n]\n"
 CHUNK = 1 << 20

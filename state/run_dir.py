@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from curriculum.errors import Exit, FirehoseError
+from curriculum.files import failing_writes, sync_folder, write_all, write_atomic
 from state.findings import FindingError, finding
 from state.process import Process, read_process, this_process
-from state.store import failing_writes, sync_folder, write_all, write_atomic
 
 HEARTBEAT_LIMIT = (
     120.0  # seconds without a word after which a process that cannot be seen from here counts as gone

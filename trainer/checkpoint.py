@@ -4,7 +4,6 @@ Written under a temporary name, every file synced, then renamed; `checkpoint.jso
 others, and a folder without a valid one is never read. Nothing here unpickles a file.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from curriculum.errors import Exit, FirehoseError
+from curriculum.files import sha256_file
 
 FORMAT, VERSION = "firehose-checkpoint", 1
 MODEL, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "checkpoint.json"
@@ -37,11 +37,6 @@ class Checkpoint:
         return load_file(self.path / name)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -54,7 +49,11 @@ def verify(path: Path, name: str, meta: dict[str, Any]) -> None:
     """Raise if a file of a checkpoint is not, byte for byte, what was written."""
     expected = meta["files"][name]
     file = path / name
-    if not file.exists() or file.stat().st_size != expected["bytes"] or _digest(file) != expected["sha256"]:
+    if (
+        not file.exists()
+        or file.stat().st_size != expected["bytes"]
+        or sha256_file(file) != expected["sha256"]
+    ):
         raise FirehoseError(
             Exit.DAMAGED,
             f"checkpoint file {name} is damaged: its size or SHA-256 is not what was written",
@@ -77,7 +76,10 @@ def save(
         files = {}
         for name in (MODEL, OPTIMIZER):
             _sync(temporary / name)
-            files[name] = {"bytes": (temporary / name).stat().st_size, "sha256": _digest(temporary / name)}
+            files[name] = {
+                "bytes": (temporary / name).stat().st_size,
+                "sha256": sha256_file(temporary / name),
+            }
         body = {"format": FORMAT, "version": VERSION, "step": step, "files": files, **meta}
         (temporary / META).write_bytes(
             msgspec.json.format(msgspec.json.encode(body, order="sorted"), indent=1)

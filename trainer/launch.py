@@ -15,6 +15,7 @@ from curriculum import config as configs
 from curriculum.config import Config
 from curriculum.eligibility import phases
 from curriculum.errors import Exit, FirehoseError
+from curriculum.files import write_atomic
 from curriculum.gate.rule import Gate
 from curriculum.text import template
 from curriculum.text import tokenizer as tokenizers
@@ -25,7 +26,7 @@ from state.reconcile import Reconciled, reconcile
 from state.rows import Mark, RowFile
 from state.run_dir import RunDir
 from state.settle import Settled, settle
-from state.store import StateStore, sweep_temporaries, utc_now, write_atomic
+from state.store import StateStore, sweep_temporaries, utc_now
 from trainer import checkpoint, machine, optim, sampling, weights
 from trainer.checkpoint import Checkpoint
 from trainer.feed import Feed

@@ -15,11 +15,11 @@ from curriculum import config_rules
 from curriculum.config import Config
 from curriculum.eligibility import phases
 from curriculum.errors import Exit, FirehoseError
+from curriculum.files import write_atomic
 from curriculum.gate.coherence import score
 from curriculum.text import tokenizer as tokenizers
 from state.lock import RunLock
 from state.run_dir import RunDir
-from state.store import write_atomic
 from trainer.signals import Flags
 
 

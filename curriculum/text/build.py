@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
+from curriculum.files import failing_writes, sha256_file
 from curriculum.text import template, tokenizer
 from curriculum.text.clean import Tally, clean
 from curriculum.text.read import Document, documents, find_files
@@ -28,7 +29,6 @@ from curriculum.text.staging import publish, staging_folder
 from curriculum.text.tokenizer import Tokenizer
 from curriculum.tokens.btok import Btok, BtokWriter, token_width
 from curriculum.tokens.corpus import too_few_tokens
-from curriculum.tokens.files import sha256_file, writing
 from curriculum.tokens.manifest import Manifest, SourceEntry, TokenFile, TokenizerEntry
 from curriculum.tokens.windows import windows_in
 
@@ -236,11 +236,11 @@ def _encode(
     hashes, lengths = array("Q"), array("q")
     dtype = np.dtype(f"<u{token_width(trained.vocab_size)}")
     with contextlib.ExitStack() as stack:
-        with writing(raw):
+        with failing_writes(raw):
             file = stack.enter_context(raw.open("wb", buffering=0))
         for texts in batches:
             tokens, counts = trained.encode_documents(texts)
-            with writing(raw):
+            with failing_writes(raw):
                 _write_all(file.fileno(), tokens.astype(dtype).tobytes())
             hashes.extend(map(content_hash, texts))
             lengths.extend(counts.tolist())

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from curriculum.errors import Exit, FirehoseError
+from curriculum.files import failing_writes, sync_folder
 from curriculum.tokens import manifest as manifests
-from curriculum.tokens.files import sync_folder, writing
 from curriculum.tokens.manifest import Manifest
 
 STAGING = ".building"
@@ -23,13 +23,13 @@ def staging_folder(out_dir: Path) -> Iterator[Path]:
     Raises FirehoseError: LOCKED while another build is at work in `out_dir`, WRITE_FAILED.
     """
     folder = out_dir / STAGING
-    with writing(folder):
+    with failing_writes(folder):
         out_dir.mkdir(parents=True, exist_ok=True)
         lock = os.open(out_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _lock(lock, out_dir)
         try:
-            with writing(folder):
+            with failing_writes(folder):
                 shutil.rmtree(folder, ignore_errors=True)  # what a killed build left
                 folder.mkdir()
             yield folder
@@ -50,10 +50,10 @@ def publish(staging: Path, out_dir: Path, manifest: Manifest) -> None:
     moved: list[str] = []
     try:
         for name in names:
-            with writing(out_dir / name):
+            with failing_writes(out_dir / name):
                 (staging / name).replace(out_dir / name)
             moved.append(name)
-        with writing(out_dir / manifests.NAME):
+        with failing_writes(out_dir / manifests.NAME):
             sync_folder(out_dir)
             (staging / manifests.NAME).replace(out_dir / manifests.NAME)
             sync_folder(out_dir)
@@ -65,7 +65,7 @@ def publish(staging: Path, out_dir: Path, manifest: Manifest) -> None:
 
 def _lock(handle: int, out_dir: Path) -> None:
     """Take the lock, which goes with the process however it ends."""
-    with writing(out_dir / LOCK):
+    with failing_writes(out_dir / LOCK):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

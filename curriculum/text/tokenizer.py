@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from curriculum.errors import Exit, FirehoseError
+from curriculum.files import sha256_file, write_atomic
 from curriculum.text import template as templates
 from curriculum.text.template import END, ChatTemplate
-from curriculum.tokens.files import sha256_file, write_atomic
 
 NAME = "tokenizer.json"
 BYTES = 256

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.errors import Exit, FirehoseError
-from curriculum.tokens.files import sync_folder, temporary, writing
+from curriculum.files import failing_writes, sync_folder
 
 MAGIC = b"BTOK"
 VERSION = 1
@@ -66,7 +66,7 @@ class BtokWriter:
         self.tokenizer_sha256 = tokenizer_sha256
         self.tokens = 0
         self._starts = array("Q", [0])
-        self._partial = temporary(path)
+        self._partial = path.with_name(path.name + ".tmp")  # until it is whole
         self._dtype = np.dtype(f"<u{token_width(vocab_size)}")
         self._file: BinaryIO
 
@@ -76,7 +76,7 @@ class BtokWriter:
         return len(self._starts) - 1
 
     def __enter__(self) -> Self:
-        with writing(self.path):
+        with failing_writes(self.path):
             self._file = self._partial.open("wb", buffering=1 << 20)
             self._file.write(bytes(HEADER.size))  # no magic until the file is whole
         return self
@@ -100,7 +100,7 @@ class BtokWriter:
             raise ValueError(f"{sizes.size} document lengths do not cover {flat.size} tokens")
         if int(flat.min()) < 0 or int(flat.max()) >= self.vocab_size:
             raise ValueError(f"a token is outside the vocabulary of {self.vocab_size}")
-        with writing(self.path):
+        with failing_writes(self.path):
             self._file.write(flat.astype(self._dtype, copy=False).tobytes())
         self._starts.frombytes((np.cumsum(sizes, dtype=np.uint64) + np.uint64(self.tokens)).tobytes())
         self.tokens += flat.size
@@ -110,7 +110,7 @@ class BtokWriter:
     ) -> None:
         try:
             if kind is None:
-                with writing(self.path):
+                with failing_writes(self.path):
                     self._finish()
         finally:
             with contextlib.suppress(OSError):  # what a full disk left in the buffer cannot be flushed either

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curriculum.errors import Exit, FirehoseError
+from curriculum.files import sha256_file
 from curriculum.tokens import manifest as manifests
 from curriculum.tokens.btok import Btok
-from curriculum.tokens.files import sha256_file
 from curriculum.tokens.manifest import Manifest
 from curriculum.tokens.windows import window_index, windows_in
 

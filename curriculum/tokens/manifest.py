@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from curriculum.errors import Exit, FirehoseError
-from curriculum.tokens.files import write_atomic
+from curriculum.files import write_atomic
 
 NAME = "manifest.json"
 FORMAT = "firehose-data"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from curriculum.files import sha256_file
 from curriculum.tokens import manifest as manifests
 from curriculum.tokens.btok import BtokWriter
-from curriculum.tokens.files import sha256_file
 from curriculum.tokens.manifest import Manifest, SourceEntry, TokenFile, TokenizerEntry
 
 VOCAB = 300

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from curriculum import files
 from curriculum.errors import Exit, FirehoseError
-from state import store as store_module
+from curriculum.files import write_atomic
 from state.envelope import Parent, open_envelope
 from state.findings import FindingError
-from state.store import KEPT, StateStore, sweep_temporaries, write_atomic
+from state.store import KEPT, StateStore, sweep_temporaries
 
 CONFIG_SHA = "c" * 64
 
@@ -135,7 +136,7 @@ def test_a_folder_that_cannot_be_synced_is_told_after_the_switch(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "sync_folder", fail)
+        patch.setattr(files, "sync_folder", fail)
         with pytest.raises(FirehoseError, match="power cut"):
             commit(store, 1)
     assert commit(store, 2) == 3
