@@ -103,6 +103,13 @@ class _Rules:
                     f"train.{key} {every} is not a multiple of train.boundary_every {train.boundary_every}",
                     next=f"set it to {max(1, round(every / train.boundary_every)) * train.boundary_every}",
                 )
+        memory = self.config.curriculum.memory
+        if memory is not None and memory < train.grad_accum:
+            self.refuse(
+                ("curriculum", "memory"),
+                f"curriculum.memory {memory} is under the {train.grad_accum} pulls of one step (train.grad_accum)",
+                next="raise memory, or leave it out",
+            )
         if train.min_lr > train.lr:
             self.refuse(
                 ("train", "min_lr"),

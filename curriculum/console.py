@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
@@ -11,6 +12,7 @@ import typer
 from curriculum.errors import Exit, FirehoseError
 
 P = ParamSpec("P")
+REPORT = "run the same command again; if it fails again, report the traceback above"
 
 
 def emit_json(schema: str, body: dict[str, Any]) -> None:
@@ -40,8 +42,19 @@ def command(schema: str) -> Callable[[Callable[P, int | None]], Callable[P, None
                 else:
                     say(f"error: {error}")
                 raise typer.Exit(int(error.exit_code)) from None
-            except BrokenPipeError:
+            except BrokenPipeError:  # the reader of stdout has seen enough
                 raise typer.Exit(int(Exit.OK)) from None
+            except typer.Exit:
+                raise
+            except Exception as error:
+                traceback.print_exc()
+                if kwargs.get("json"):
+                    message = f"unexpected: {type(error).__name__}: {error}"
+                    unknown = FirehoseError(Exit.UNEXPECTED, message, changed="unknown", next=REPORT)
+                    emit_json(schema, {"error": unknown.as_dict()})
+                else:
+                    say(f"error: unexpected, this is a defect of firehose\n  next:     {REPORT}")
+                raise typer.Exit(int(Exit.UNEXPECTED)) from None
             if code:
                 raise typer.Exit(code)
 

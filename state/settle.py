@@ -62,8 +62,8 @@ def settle(state: Envelope | None, checkpoint: Envelope | None, *, run: str) -> 
                 Exit.REFUSED,
                 f"the state is of step {state.step}, older than the checkpoint of step {checkpoint.step}, and was "
                 f"edited since: {'; '.join(edit['what'] for edit in edits)}",
-                next=f"to go on without the edits, move {run}.state.json away; to keep them, firehose run CONFIG --from "
-                f"checkpoints/step_{state.step}",
+                next=f"to go on without the edits, move {run}.state.json away; to keep them, begin another run "
+                f"with init_from = 'checkpoints/step_{state.step}' of this one under [train]",
             )
         message = (
             f"the state is of step {state.step}; the checkpoint's copy of step {checkpoint.step} is used"

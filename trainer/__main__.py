@@ -1,4 +1,4 @@
-"""`python -m trainer` is the `firehose` command; `torchrun -m trainer` starts it on several devices."""
+"""`python -m trainer` is the `firehose` command."""
 
 from trainer.cli import main
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import sha256_file
+from curriculum.files import failing_writes, sha256_file
+from state.envelope import Envelope, open_plain
 
 FORMAT, VERSION = "firehose-checkpoint", 1
 MODEL, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "checkpoint.json"
@@ -86,15 +88,14 @@ def save(
         )
         _sync(temporary / META)
         _sync(temporary)
-        if target.exists():  # the same step again, after a rollback to an earlier one
-            discard(target)
+        replaced = target.with_name(f"{target.name}.tmp-replaced-{os.getpid()}")
+        if target.exists():  # the same step again, after a resume from an earlier one
+            target.rename(replaced)
         temporary.rename(target)
         _sync(folder)
-    except Exception as error:
+        shutil.rmtree(replaced, ignore_errors=True)
+    except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in an error of its own
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, FirehoseError):
-            raise
-        # safetensors wraps a full disk in an error of its own, so everything that fails here is a failed write.
         raise FirehoseError(
             Exit.WRITE_FAILED,
             f"could not write the checkpoint of step {step}: {error}",
@@ -125,11 +126,27 @@ def read(path: Path) -> Checkpoint | None:
     return Checkpoint(step, path, meta) if complete else None
 
 
+def folders(folder: Path) -> list[Path]:
+    """The folders of a run that have a checkpoint's name, whole or not, oldest first."""
+    named = [(match, path) for path in folder.glob("step_*") if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(named, key=lambda pair: int(pair[0][1]))]
+
+
 def complete(folder: Path) -> list[Checkpoint]:
     """All complete checkpoints of a run, oldest first."""
-    paths = [path for path in folder.glob("step_*") if NAME.fullmatch(path.name)]
-    found = [checkpoint for path in paths if (checkpoint := read(path)) is not None]
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+    return [checkpoint for path in folders(folder) if (checkpoint := read(path)) is not None]
+
+
+def sound(path: Path) -> tuple[Checkpoint, Envelope]:
+    """A checkpoint, every byte of it checked, and the state it carries. Raises FirehoseError(DAMAGED)."""
+    found = read(path)
+    if found is None:
+        raise FirehoseError(
+            Exit.DAMAGED, f"{path.name} is not complete: {META} or a file it names is missing", path=path
+        )
+    for name in (MODEL, OPTIMIZER):
+        verify(path, name, found.meta)
+    return found, open_plain(found.meta.get("state"), path / META)
 
 
 def locate(where: Path) -> Checkpoint:
@@ -172,6 +189,7 @@ def retain(folder: Path, *, last: int, every: int, protect: set[int]) -> list[in
         step = checkpoint.step
         if step in newest or step in protect or (every and step % every == 0):
             continue
-        discard(checkpoint.path)
+        with failing_writes(checkpoint.path):
+            discard(checkpoint.path)
         removed.append(step)
     return removed

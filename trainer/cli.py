@@ -1,5 +1,6 @@
 """The command line: this file holds the commands that train or sample and mounts the rest; torch is imported late."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import typer
 
 from curriculum.console import command, emit_json, say
 from curriculum.errors import Exit, FirehoseError
-from state.cli import RUNS, Json, RunsDir, choose
+from curriculum.files import failing_writes
+from state.cli import RUNS, Json, RunsDir, choose, plain
 from state.cli import app as run_commands
 
 app = typer.Typer(
@@ -63,16 +65,19 @@ def run_command(
             print("\n".join(runner.table(plan, summary)))
         return Exit.OK
     if detach:
-        return _detach(plan.run.root)
+        runner.preflight(plan)
+        return _detach(plan.run.root, json)
     outcome = runner.train(plan, flags=flags, until=until, clear_halt=clear_halt)
     if json:
-        emit_json("run/1", outcome)
+        with contextlib.suppress(BrokenPipeError):  # the exit code says how the run ended, whoever listens
+            emit_json("run/1", outcome)
     return int(outcome["exit"])
 
 
-def _detach(root: Path) -> int:
+def _detach(root: Path, json: bool) -> int:
     """Start the same command again as a process of its own, its output in the run's folder."""
-    root.mkdir(parents=True, exist_ok=True)
+    with failing_writes(root):
+        root.mkdir(parents=True, exist_ok=True)
     arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
     with (root / "detached.log").open("ab") as log:
         process = subprocess.Popen(
@@ -82,6 +87,8 @@ def _detach(root: Path) -> int:
             stderr=log,
             start_new_session=True,
         )
+    if json:
+        emit_json("run/1", {"run": root.name, "pid": process.pid, "log": str(root / "detached.log")})
     say(
         f"started as pid {process.pid}; firehose status {root.name} shows it, {root / 'detached.log'} its messages"
     )
@@ -109,7 +116,7 @@ def sample_command(
     if json:
         emit_json("sample/1", body)
     else:
-        print(body["text"].strip())
+        print(plain(body["text"]))
         say(f"step {body['step']}, score {body['score']:.1f}, loss {body['loss']:.3f}")
 
 

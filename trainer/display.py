@@ -1,11 +1,13 @@
 """What a person sees of a running run: a live panel on a terminal, plain lines anywhere else, both into run.log."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from curriculum.files import failing_writes
 from state.status import duration, number
 
 if TYPE_CHECKING:
@@ -65,6 +67,19 @@ def step_line(p: Progress) -> str:
     )
 
 
+def write_line(target: TextIO, text: str) -> None:
+    """Write a line if it can be written: a closed terminal or a full disk must not end a run."""
+    with contextlib.suppress(OSError, ValueError):
+        target.write(text + "\n")
+        target.flush()
+
+
+def close_log(log: TextIO) -> None:
+    """Close the log; what a full disk left in its buffer is given up."""
+    with contextlib.suppress(OSError):
+        log.close()
+
+
 class Display(Protocol):
     """Takes progress and notes; must be closed."""
 
@@ -87,11 +102,10 @@ class PlainDisplay:
 
     def note(self, text: str) -> None:
         for target in (self.log, self.stream):
-            target.write(text + "\n")
-            target.flush()
+            write_line(target, text)
 
     def close(self) -> None:
-        self.log.close()
+        close_log(self.log)
 
 
 class LiveDisplay:
@@ -106,18 +120,19 @@ class LiveDisplay:
 
     def progress(self, p: Progress, *, milestone: bool) -> None:
         if milestone:
-            self.log.write(step_line(p) + "\n")
-            self.log.flush()
-        self.live.update(self._panel(p))
+            write_line(self.log, step_line(p))
+        with contextlib.suppress(OSError):
+            self.live.update(self._panel(p))
 
     def note(self, text: str) -> None:
-        self.log.write(text + "\n")
-        self.log.flush()
-        self.live.console.print(text, markup=False, highlight=False)
+        write_line(self.log, text)
+        with contextlib.suppress(OSError):
+            self.live.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        self.live.stop()
-        self.log.close()
+        with contextlib.suppress(OSError):
+            self.live.stop()
+        close_log(self.log)
 
     def _panel(self, p: Progress) -> "Group":
         from rich.console import Group
@@ -155,7 +170,8 @@ def _bar(arm: Arm, width: int = 24) -> str:
 
 def open_display(log_path: Path) -> Display:
     """The display for this process's stderr."""
-    log = log_path.open("a", encoding="utf-8")
+    with failing_writes(log_path):
+        log = log_path.open("a", encoding="utf-8")
     if not sys.stderr.isatty():
         return PlainDisplay(log, sys.stderr)
     from rich.console import Console

@@ -15,13 +15,13 @@ from curriculum import config as configs
 from curriculum.config import Config
 from curriculum.eligibility import phases
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import write_atomic
+from curriculum.files import sha256_file, write_atomic
 from curriculum.gate.rule import Gate
 from curriculum.text import template
 from curriculum.text import tokenizer as tokenizers
 from curriculum.text.tokenizer import Tokenizer
 from curriculum.tokens.corpus import Corpus
-from state.envelope import open_plain
+from state.envelope import Envelope
 from state.reconcile import Reconciled, reconcile
 from state.rows import Mark, RowFile
 from state.run_dir import RunDir
@@ -35,7 +35,7 @@ from trainer.parts import Parts
 from trainer.record import ROW_FILES, Position, Record
 from trainer.ring import Ring
 from trainer.signals import Flags
-from trainer.sources import check_sources, open_corpus, scheduler_config, specs
+from trainer.sources import check_sources, open_corpus, open_phase, scheduler_config, specs
 from trainer.step import TrainStep
 
 Say = Callable[[str], None]
@@ -58,22 +58,42 @@ def find(run: RunDir, store: StateStore, say: Say) -> Found:
     state, findings = store.read()
     for finding in findings:
         say(str(finding))
-    newest = None
-    for found in reversed(checkpoint.complete(run.checkpoints)):
-        try:
-            for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
-                checkpoint.verify(found.path, name, found.meta)
-            newest = found
-            break
-        except FirehoseError as error:
-            aside = run.archive / f"{found.path.name}.damaged-{int(time.time())}"
-            found.path.rename(aside)
-            say(f"{error.message}; moved to {aside}, the checkpoint before it is used")
-    copy = open_plain(newest.meta["state"], newest.path / checkpoint.META) if newest else None
+    newest, copy = newest_sound(run, state, say)
     settled = settle(state, copy, run=run.name)
     for message in settled.messages:
         say(message)
     return Found(settled, newest if settled.payload is not None else None)
+
+
+def newest_sound(run: RunDir, state: Envelope | None, say: Say) -> tuple[Checkpoint | None, Envelope | None]:
+    """The newest checkpoint that is what was written, and the state in it; newer ones that are not go to the archive.
+
+    Raises FirehoseError(DAMAGED), moving nothing, where there was a checkpoint and no sound one is left.
+    """
+    damaged: list[tuple[Path, FirehoseError]] = []
+    for path in reversed(checkpoint.folders(run.checkpoints)):
+        try:
+            found, copy = checkpoint.sound(path)
+        except FirehoseError as error:
+            if error.exit_code is not Exit.DAMAGED:
+                raise
+            damaged.append((path, error))
+            continue
+        for bad, why in damaged:
+            aside = run.archive / f"{bad.name}.damaged-{int(time.time())}"
+            bad.rename(aside)
+            say(f"{why.message}; moved to {aside}; the checkpoint of step {found.step} is used")
+        return found, copy
+    last = state.payload.get("checkpoint") if state else None
+    if damaged or last is not None:
+        what = f": {damaged[0][1].message}" if damaged else f"; the last one was of step {last}"
+        raise FirehoseError(
+            Exit.DAMAGED,
+            f"no sound checkpoint of this run is left{what}",
+            path=run.checkpoints,
+            next=f"bring a copy of checkpoints/step_N back; or begin anew: firehose run {run.config} --name OTHER",
+        )
+    return None, None
 
 
 def refuse_other_config(run: RunDir, config: Config) -> None:
@@ -88,16 +108,19 @@ def refuse_other_config(run: RunDir, config: Config) -> None:
             f"the config is not the one this run began with; changed: {', '.join(changed)}",
             path=config.path,
             next=f"firehose run {run.config} --name {run.name} goes on as before; for the new values begin another run: "
-            f"--name OTHER, with init_from = '{run.root}' under [train] to keep the weights",
+            f"--name OTHER, with init_from = '{run.root.resolve()}' under [train] to keep the weights",
         )
 
 
-def refuse_other_tokenizer(found: Found, corpus: Corpus) -> None:
-    """Token ids mean what they meant: a run's tokenizer never changes."""
-    if found.weights is not None and found.weights.meta["tokenizer_sha256"] != corpus.tokenizer_sha256:
+def refuse_other_tokenizer(run: RunDir, corpus: Corpus) -> None:
+    """Token ids mean what they meant: a run's tokenizer and template never change."""
+    entry = corpus.manifest.tokenizer
+    pairs = ((tokenizers.NAME, entry.sha256), (template.NAME, entry.template_sha256))
+    own = [(run.root / "tokenizer" / name, expected) for name, expected in pairs]
+    if run.effective.exists() and any(sha256_file(path) != expected for path, expected in own):
         raise FirehoseError(
             Exit.REFUSED,
-            "the tokenizer is not the one this run was trained with",
+            "the tokenizer is not the one this run began with",
             path=corpus.tokenizer,
             next="bring back the token files this run was trained on, or begin another run: --name OTHER",
         )
@@ -146,9 +169,10 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
     found = Found(Settled("fresh", None, 0, None, 0), None)
     if run.exists():
         refuse_other_config(run, config)
+        run.create()  # an empty folder is lost in many a copy
         found = find(run, store, say)
     corpus = open_corpus(config)
-    refuse_other_tokenizer(found, corpus)
+    refuse_other_tokenizer(run, corpus)
     result = reconciled(config, corpus, found.settled)
     for item in result.findings:
         say(str(item))
@@ -166,25 +190,33 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
     device, autocast = machine.apply(platform)
     for message in lost:
         say(message)
-    model, optimizer = network(config, corpus, found.weights, device, runs_dir, say)
-    scheduler, reward = bandit(config, corpus, result, at.step, fresh=fresh)
+    origin = weights.origin(config, run, runs_dir) if found.weights is None else None
+    model, optimizer = network(config, corpus, found.weights or origin, device, resumes=origin is None)
+    if origin is not None:
+        say(f"weights are those of {origin.path} (step {origin.step})")
+    scheduler, reward = bandit(config, corpus, result, at.step, say, fresh=fresh)
 
     run.create()
     record = open_record(config, corpus, run, store, found, result, platform, model, say)
-    tokenizer = store_identity(config, corpus, run)
+    tokenizer = store_identity(config, corpus, run, origin)
+    first = {
+        "bandit": scheduler.snapshot(),
+        "reward": reward.snapshot(),
+        "gate": gate.snapshot(),
+        **at.payload(),
+        **record.standing,
+        "files": record.commit_rows(),
+        "checkpoint": record.checkpoint_step,
+    }
+    digest, settled = record.config_sha256, found.settled
     if store.read()[0] is None:
-        first = {
-            "bandit": scheduler.snapshot(),
-            "reward": reward.snapshot(),
-            "gate": gate.snapshot(),
-            **at.payload(),
-            **record.standing,
-            "files": record.commit_rows(),
-        }
-        store.create(first, config_sha256=record.config_sha256, lineage=found.settled.lineage)
+        lineage, serial = settled.lineage, settled.serial + 1
+        store.create(first, config_sha256=digest, step=at.step, lineage=lineage, serial=serial)
     else:
-        store.reserve(found.settled.serial)
-    messages = [*found.settled.messages, *lost]
+        store.reserve(settled.serial)
+        if cleared or result.changed:  # what was decided here holds, however soon this process dies
+            store.commit(first, step=at.step, config_sha256=digest)
+    messages = [*settled.messages, *lost]
     record.event("launch" if fresh else "resume", at.step, platform=platform, messages=messages)
     for event in result.events:
         run.record({**event, "time": utc_now()})
@@ -218,35 +250,32 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
         position=at,
         flags=flags,
         device=device,
+        changed=result.changed and not fresh,
     )
 
 
 def network(
-    config: Config,
-    corpus: Corpus,
-    stored: Checkpoint | None,
-    device: torch.device,
-    runs_dir: Path,
-    say: Say,
+    config: Config, corpus: Corpus, stored: Checkpoint | None, device: torch.device, *, resumes: bool
 ) -> tuple[Decoder, torch.optim.AdamW]:
-    """Model and optimizer, as a checkpoint left them or at the start."""
+    """Model and optimizer: drawn from the seed, or a checkpoint's; another run's gives its weights alone."""
     train = config.train
     model = weights.build(config, corpus.vocab_size)
     if stored is None:
-        weights.start(config, model, runs_dir, say)
+        model.initialise(config.seed)
     else:
+        weights.refuse_other_tokens(stored, corpus.tokenizer_sha256)
         weights.load(model, stored.tensors(checkpoint.MODEL), stored.path)
     model.to(device)
     optimizer = optim.build(
         model, weight_decay=train.weight_decay, betas=(train.beta1, train.beta2), device=device
     )
-    if stored is not None:
+    if stored is not None and resumes:
         optim.load_state(optimizer, model, stored.tensors(checkpoint.OPTIMIZER))
     return model, optimizer
 
 
 def bandit(
-    config: Config, corpus: Corpus, result: Reconciled, step: int, *, fresh: bool
+    config: Config, corpus: Corpus, result: Reconciled, step: int, say: Say, *, fresh: bool
 ) -> tuple[Scheduler, ProgressReward]:
     """Scheduler and reward, restored where there is something to restore."""
     arms, names = specs(config, corpus, result.ids), {i: name for name, i in result.ids.items()}
@@ -254,7 +283,8 @@ def bandit(
         return Scheduler(scheduler_config(config), arms), ProgressReward(list(names), names)
     scheduler = Scheduler.restore(scheduler_config(config), arms, result.payload["bandit"])
     if result.changed:
-        rest(config, scheduler, result.ids, step)
+        for message in rest(config, scheduler, result.ids, step):
+            say(message)
     return scheduler, ProgressReward.restore(list(names), result.payload["reward"], names)
 
 
@@ -302,26 +332,31 @@ def settle_halt(run: RunDir, at: Position, gate: Gate, *, clear_halt: bool) -> d
     if at.halt is None:
         return None
     if not clear_halt:
-        raise FirehoseError(
-            Exit.REFUSED,
-            f"the coherence gate halted this run at step {at.halt['step']}: {at.halt['reason']}",
-            path=run.state,
-            next=f"firehose samples {run.name}; to go on regardless, run again with --clear-halt",
-        )
+        raise halted(run, at.halt)
     cleared, at.halt = at.halt, None
     gate.restart()
     return cleared
 
 
-def rest(config: Config, scheduler: Scheduler, ids: dict[str, int], step: int) -> None:
+def halted(run: RunDir, halt: dict[str, Any]) -> FirehoseError:
+    """The refusal of a halted run."""
+    return FirehoseError(
+        Exit.REFUSED,
+        f"the coherence gate halted this run at step {halt['step']}: {halt['reason']}",
+        path=run.state,
+        next=f"firehose samples {run.root}; to go on regardless: firehose run {run.config} --clear-halt",
+    )
+
+
+def rest(config: Config, scheduler: Scheduler, ids: dict[str, int], step: int) -> list[str]:
     """After a change of arms, bounds or data: take back what was issued and not trained, and share anew."""
     scheduler.cancel_from(step + 1)
     now = [phase for phase in phases(config) if phase.first_step <= step + 1][-1]
-    scheduler.set_eligible([ids[name] for name in now.sources if name in ids], restart=True)
+    return open_phase(config, scheduler, now, ids)
 
 
-def store_identity(config: Config, corpus: Corpus, run: RunDir) -> Tokenizer:
-    """Keep beside the run what it is: the user's file, its effective form, tokenizer and template."""
+def store_identity(config: Config, corpus: Corpus, run: RunDir, origin: Checkpoint | None) -> Tokenizer:
+    """Keep beside the run what it is: the user's file, its effective form, whose weights it began with, tokenizer."""
     folder = run.root / "tokenizer"
     folder.mkdir(exist_ok=True)
     if not run.effective.exists():
@@ -332,6 +367,7 @@ def store_identity(config: Config, corpus: Corpus, run: RunDir) -> Tokenizer:
             "sha256": configs.digest(config),
             "config_file": str(config.path),
             "config": configs.effective(config),
+            "origin": None if origin is None else weights.identity(origin),
         }
         write_atomic(run.effective, msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n")
     return tokenizers.load(folder / tokenizers.NAME)

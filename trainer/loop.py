@@ -20,6 +20,7 @@ from trainer import optim, view
 from trainer.display import Display
 from trainer.parts import Parts
 from trainer.ring import StepResult
+from trainer.sources import open_phase
 from trainer.timing import Timers
 
 HELDOUT_WINDOWS = 8
@@ -88,16 +89,8 @@ class Loop:
 
     def enter(self, phase: Phase) -> None:
         """Open a phase's sources to the bandit."""
-        live = [self.parts.arm_ids[name] for name in phase.sources if name in self.parts.arm_ids]
-        if not live:
-            raise FirehoseError(
-                Exit.REFUSED,
-                f"no source of the {phase.name} phase has data",
-                path=self.config.path,
-                next="firehose data ls " + str(self.config.resolve(self.config.data.dir)),
-            )
-        for message in self.parts.scheduler.set_eligible(live, restart=True):
-            self.display.note(f"bounds relaxed: {message}")
+        for message in open_phase(self.config, self.parts.scheduler, phase, self.parts.arm_ids):
+            self.display.note(message)
 
     def dispatch(self, step: int) -> None:
         """Hand a step to the device."""
@@ -121,7 +114,7 @@ class Loop:
                 self.at.loss_ema = (
                     result.loss if ema is None else LOSS_EMA * ema + (1 - LOSS_EMA) * result.loss
                 )
-            for ticket in self.tickets.pop(step):
+            for ticket in self.tickets.pop(step, ()):  # none where a prune took them all
                 # A step that was skipped, or an arm pruned since the pick, counts nothing.
                 void = result.skipped or ticket.arm not in self.names
                 reward = None if void else self.parts.reward.update(ticket.arm, result.losses[ticket.micro])
@@ -157,8 +150,8 @@ class Loop:
             self.at.skipped_in_a_row, self.at.forgiven = 0, step  # a resume begins the count anew
         wanted = None
         if flags.stop is not None or (boundary and flags.request):
+            flags.request = False  # first: a signal that comes while the file is read is looked at next time
             wanted = self.parts.record.take_request()
-            flags.request = False
             if flags.stop is not None or wanted != "checkpoint":
                 ended = ended or Exit.STOPPED
         if not boundary and ended is None:
@@ -174,11 +167,14 @@ class Loop:
                 self.parts.record.heldout(step, self.heldout_losses())
         if boundary and step % train.sample_every == 0 and self.sample(step):
             ended = Exit.HALTED
-        due = boundary and step % train.checkpoint_every == 0
+        due = boundary and (step % train.checkpoint_every == 0 or self.parts.changed)
+        self.parts.changed = self.parts.changed and not due
         self.commit(checkpoint=due or ended is not None or wanted is not None, ended=ended)
-        if wanted is not None and flags.request:
+        if wanted is not None and flags.request and not self.parts.record.waiting():
             flags.request = False
-            self.display.note("another SIGUSR1 came while a request was served; it is taken for the same one")
+            self.display.note(
+                "another SIGUSR1 came while a request was served and is taken for the same one; to stop, send it again"
+            )
         self.show(step, milestone=True, ended=ended)
         return ended
 
@@ -194,10 +190,13 @@ class Loop:
             short = shortfall(scored.total, gate.target)
             penalties = self.parts.scheduler.penalize(step, short)
             self.parts.record.sample(step, prompt, drawn, scored, verdict, penalties)
-            if verdict.kind == "pass":
-                self.at.passing_step = step
         self.display.note(view.sample_line(step, prompt, drawn.text, scored, verdict.kind))
-        self.at.last_sample = {"step": step, "score": scored.total, "streak": verdict.streak}
+        self.at.last_sample = {
+            "step": step,
+            "score": scored.total,
+            "streak": verdict.streak,
+            "kind": verdict.kind,
+        }
         if verdict.kind != "halt":
             return False
         self.at.halt = {"step": step, "reason": verdict.reason}
@@ -205,7 +204,7 @@ class Loop:
         self.display.note(
             f"HALTED by the coherence gate at step {step}: {verdict.reason}\n"
             f"  changed:  checkpoint and state of step {step} are written\n"
-            f"  next:     firehose samples {self.parts.record.name}   then, to go on regardless, run again with --clear-halt"
+            f"  next:     firehose samples {self.parts.record.run.root}"
         )
         return True
 
@@ -234,6 +233,9 @@ class Loop:
             marks = parts.record.commit_rows()
         payload["files"] = marks
         if checkpoint:
+            if self.at.last_sample and self.at.last_sample["kind"] == "pass":
+                self.at.passing_checkpoint = self.at.step
+                payload |= self.at.payload()
             with self.timers("checkpoint"):
                 parts.record.checkpoint(self.at, payload, parts.model, parts.optimizer)
         with self.timers("commit"):

@@ -30,7 +30,7 @@ def choose(device: str, dtype: str, threads: int) -> dict[str, Any]:
 def describe(chosen: dict[str, Any]) -> dict[str, Any]:
     """The choices, and the versions and hardware they met."""
     name = (
-        torch.cuda.get_device_name()
+        torch.cuda.get_device_name(chosen["device"])
         if chosen["device"].startswith("cuda")
         else torch.backends.cpu.get_cpu_capability()
     )
@@ -38,7 +38,10 @@ def describe(chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def settle(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Keep a run's stored choices; say what could not be kept, since from there on its bits differ."""
+    """Keep a run's stored choices; say what could not be kept, since from there on its bits differ.
+
+    On CUDA, kernels that add in any order are in use, so a resume there is exact in state and not in bits.
+    """
     if not stored:
         return describe(wanted), []
     chosen = {key: stored[key] for key in CHOSEN}
@@ -46,6 +49,8 @@ def settle(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> tuple[dict[
         chosen = wanted
     now = describe(chosen)
     changed = [f"{key} {stored.get(key)} -> {now[key]}" for key in now if stored.get(key) != now[key]]
+    if chosen["device"].startswith("cuda"):
+        changed.append("CUDA kernels that add in any order")
     return now, [f"resume is not bit-exact: {', '.join(changed)}"] if changed else []
 
 
@@ -54,6 +59,7 @@ def apply(platform: dict[str, Any]) -> tuple[torch.device, AbstractContextManage
     torch.set_num_threads(platform["threads"])
     device = torch.device(platform["device"])
     if device.type == "cuda":
+        torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = True
         if platform["dtype"] == "bfloat16":
             return device, torch.autocast("cuda", dtype=torch.bfloat16)

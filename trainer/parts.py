@@ -23,7 +23,10 @@ Generate = Callable[[str, int], Drawn]
 
 @dataclass(slots=True)
 class Parts:
-    """Everything a run is made of; `launch` builds it from a config, fresh or from a checkpoint."""
+    """Everything a run is made of; `launch` builds it from a config, fresh or from a checkpoint.
+
+    changed: the launch reconciled something away or in, which is not in any checkpoint yet.
+    """
 
     config: Config
     corpus: Corpus
@@ -41,3 +44,4 @@ class Parts:
     position: Position
     flags: Flags
     device: torch.device
+    changed: bool

@@ -4,6 +4,7 @@ A crash between any two leaves a run that resumes: rows beyond the checkpoint's 
 next launch, and a state newer than the checkpoint gives way to the checkpoint's copy.
 """
 
+import contextlib
 import math
 import os
 import time
@@ -42,8 +43,8 @@ class Position:
     """Where a run is: everything a resume needs that is neither tensor, scheduler, reward nor gate.
 
     uncredited: steps trained whose losses the bandit has not been credited with. forgiven:
-    the last step whose skip counts no more, since the run ended for it. passing_step: the last step whose sample
-    passed the gate. halt: why the gate stopped the run, until an operator clears it.
+    the last step whose skip counts no more, since the run ended for it. passing_checkpoint: the last
+    checkpoint whose newest sample passed the gate. halt: why the gate stopped the run, until an operator clears it.
     """
 
     step: int = 0
@@ -51,7 +52,7 @@ class Position:
     skipped_in_a_row: int = 0
     forgiven: int = 0
     loss_ema: float | None = None
-    passing_step: int | None = None
+    passing_checkpoint: int | None = None
     last_sample: dict[str, Any] | None = None
     halt: dict[str, Any] | None = None
 
@@ -72,7 +73,7 @@ class Position:
                 "skipped_in_a_row": self.skipped_in_a_row,
                 "forgiven": self.forgiven,
                 "loss_ema": self.loss_ema,
-                "passing_step": self.passing_step,
+                "passing_checkpoint": self.passing_checkpoint,
                 "last_sample": self.last_sample,
             },
         }
@@ -95,7 +96,7 @@ class Position:
             skipped_in_a_row=loop["skipped_in_a_row"],
             forgiven=loop["forgiven"],
             loss_ema=loop["loss_ema"],
-            passing_step=loop["passing_step"],
+            passing_checkpoint=loop["passing_checkpoint"],
             last_sample=loop["last_sample"],
             halt=payload["halt"],
         )
@@ -152,7 +153,7 @@ class Record:
             "step": step,
             "prompt": prompt,
             "text": drawn.text,
-            "loss": drawn.loss,
+            "loss": finite(drawn.loss),
             "score": scored.total,
             "axes": {
                 "bigram": scored.bigram,
@@ -189,6 +190,7 @@ class Record:
         self, at: Position, payload: dict[str, Any], model: Decoder, optimizer: torch.optim.Optimizer
     ) -> None:
         """Write a checkpoint that carries the very state the commit after it will make current; then retain."""
+        self.checkpoint_step = at.step
         self.envelope = self._prepare(at.step, payload)
         checkpoint.save(
             self.run.checkpoints,
@@ -197,8 +199,7 @@ class Record:
             optimizer=optim.state_tensors(optimizer, model),
             meta={**self.meta, "state": msgspec.to_builtins(self.envelope)},
         )
-        self.checkpoint_step = at.step
-        protect = set() if at.passing_step is None else {self._passing_checkpoint(at.passing_step)}
+        protect = set() if at.passing_checkpoint is None else {at.passing_checkpoint}
         checkpoint.retain(self.run.checkpoints, last=self.keep_last, every=self.keep_every, protect=protect)
 
     def commit_state(self, step: int, payload: dict[str, Any], ended: Exit | None) -> None:
@@ -206,21 +207,18 @@ class Record:
         envelope = self.envelope or self._prepare(step, payload)
         self.store.write(envelope)
         self.envelope = None
+        if self.request is not None:
+            done = "stopped" if ended is not None else "checkpoint written"
+            with contextlib.suppress(FirehoseError):  # who asked then sees what the run does, not the answer
+                requests.serve(self.run, self.request, step=step, message=f"{done} at step {step}")
+            self.request = None
         if ended is not None:
             how = ENDINGS.get(ended, "failed")
             self.run.end(how, exit_code=int(ended), step=step, now=time.time())
-        if self.request is not None:
-            done = "stopped" if ended is not None else "checkpoint written"
-            requests.serve(self.run, self.request, step=step, message=f"{done} at step {step}")
-            self.request = None
 
     def _prepare(self, step: int, payload: dict[str, Any]) -> Envelope:
-        return self.store.prepare({**self.standing, **payload}, step=step, config_sha256=self.config_sha256)
-
-    def _passing_checkpoint(self, passing_step: int) -> int:
-        """The newest checkpoint not after the last sample that passed: the one a rollback would go to."""
-        steps = [found.step for found in checkpoint.complete(self.run.checkpoints)]
-        return max((step for step in steps if step <= passing_step), default=passing_step)
+        whole = {**self.standing, **payload, "checkpoint": self.checkpoint_step}
+        return self.store.prepare(whole, step=step, config_sha256=self.config_sha256)
 
     # Requests and monitors.
 
@@ -228,6 +226,10 @@ class Record:
         """What a signal asks for: the kind in the request file; without one, to checkpoint and stop."""
         self.request = requests.pending(self.run)
         return self.request.kind if self.request else "stop"
+
+    def waiting(self) -> bool:
+        """Whether a request waits to be taken."""
+        return requests.pending(self.run) is not None
 
     def live(self, body: dict[str, Any], *, stopping: bool) -> str | None:
         """Tell the monitors; never read by a resume, so a failure is given back and ends nothing."""

@@ -46,7 +46,7 @@ class Ring:
         """Start the row's way home; returns at once."""
         if self.cuda:
             slot = step % self.slots
-            self.stream.wait_stream(torch.cuda.current_stream())
+            self.stream.wait_stream(torch.cuda.current_stream(self.rows.device))
             with torch.cuda.stream(self.stream):
                 self.home[slot].copy_(self.rows[slot], non_blocking=True)
                 self.arrived[slot].record(self.stream)

@@ -1,6 +1,7 @@
 """One sitting of a run: what a command line asks for, under the run's lock, from launch to the last commit."""
 
 import contextlib
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -15,12 +16,15 @@ from curriculum import config_rules
 from curriculum.config import Config
 from curriculum.eligibility import phases
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import write_atomic
+from curriculum.files import failing_writes, write_atomic
 from curriculum.gate.coherence import score
 from curriculum.text import tokenizer as tokenizers
 from state.lock import RunLock
 from state.run_dir import RunDir
+from state.store import StateStore
 from trainer.signals import Flags
+
+RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,26 @@ def plan(path: Path, *, name: str | None, runs_dir: Path, resume: Literal["auto"
     """
     inside = RunDir(path.resolve().parent)
     if inside.exists() and path.resolve() == inside.config.resolve():
+        if name not in (None, inside.name):
+            raise FirehoseError(
+                Exit.USAGE,
+                f"this config is that of the run {inside.name!r}, and --name says {name!r}",
+                path=path,
+                next=f"leave --name out to go on; for another run copy the config out of {inside.root} first",
+            )
         original = msgspec.json.decode(inside.effective.read_bytes())["config_file"]
         config, run, runs_dir = configs.load(path, original=original), inside, inside.root.parent
     else:
         config = configs.load(path)
-        run = RunDir(runs_dir / (name or config.name))
+        name = name or config.name
+        if not RUN_NAME.fullmatch(name):
+            raise FirehoseError(
+                Exit.USAGE,
+                f"{name!r} cannot be the name of a run: letters, digits, '.', '_' and '-', not first '.' or '-'",
+                path=path,
+                next=f"firehose run {path} --name NAME",
+            )
+        run = RunDir(runs_dir / name)
     if resume == "never" and run.exists():
         raise FirehoseError(
             Exit.REFUSED,
@@ -64,16 +83,24 @@ def plan(path: Path, *, name: str | None, runs_dir: Path, resume: Literal["auto"
 
 def describe(plan: Plan) -> dict[str, Any]:
     """What a launch would train on: phases, sources, bounds and the share intervals they imply."""
-    from trainer import sources, weights
+    from trainer import launch, sources, weights
 
-    config = plan.config
+    config, run = plan.config, plan.run
+    known: set[str] = set()
+    if run.exists():
+        launch.refuse_other_config(run, config)
+        envelope, _ = StateStore(run.state).read()
+        payload = envelope.payload if envelope else {}
+        known = set(payload.get("bandit", {}).get("arms", {})) | set(payload.get("pruned", {}))
+        if halt := payload.get("halt"):
+            raise launch.halted(run, halt)
     corpus = sources.open_corpus(config)
-    sources.check_sources(config, corpus, known=set())
+    sources.check_sources(config, corpus, known=known)
     result = []
     for phase in phases(config):
-        ids = {name: index for index, name in enumerate(phase.sources)}
+        ids = {name: index for index, name in enumerate(phase.sources) if name in corpus.sources}
         intervals = implied_intervals(sources.specs(config, corpus, ids))
-        for name in phase.sources:
+        for name in ids:
             low, high = intervals[ids[name]]
             source, info = config.sources[name], corpus.sources[name]
             result.append(
@@ -125,6 +152,14 @@ def table(plan: Plan, summary: dict[str, Any]) -> list[str]:
     ]
 
 
+def preflight(plan: Plan) -> None:
+    """What a new run would be refused for at once, looked at before anything is made."""
+    from trainer.sources import check_present, open_corpus
+
+    if not plan.run.exists():
+        check_present(plan.config, open_corpus(plan.config), known=set())
+
+
 def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: bool = False) -> dict[str, Any]:
     """Launch and train until the end, a stop or a halt; what came of it, with the exit code under `exit`.
 
@@ -133,12 +168,11 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
     from trainer.display import open_display
     from trainer.launch import launch
     from trainer.loop import Loop
-    from trainer.sources import check_present, open_corpus
 
     config, run = plan.config, plan.run
-    if not run.exists():
-        check_present(config, open_corpus(config), known=set())  # before anything is made
-    run.root.mkdir(parents=True, exist_ok=True)
+    preflight(plan)
+    with failing_writes(run.root):
+        run.root.mkdir(parents=True, exist_ok=True)
     check_space(run.root)
     with RunLock(run.lock):
         before = run.process.read_bytes() if run.process.exists() else None
@@ -165,7 +199,7 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
                 )
             else:
                 verb = "begins" if step == 0 else f"resumes after step {step}"
-                display.note(f"run {run.name} {verb}; firehose status {run.name} looks at it from elsewhere")
+                display.note(f"run {run.name} {verb}; firehose status {run.root} looks at it from elsewhere")
                 loop = Loop(parts, display)
                 ended = loop.run(last)
                 display.note(f"time: {loop.timers.report()}")
@@ -180,13 +214,15 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
                 "seconds": seconds,
             }
         except FirehoseError as error:
-            if began:
-                with contextlib.suppress(FirehoseError):  # on a full disk the first error is the one to show
+            with contextlib.suppress(
+                FirehoseError, OSError
+            ):  # on a full disk the first error is the one to show
+                if began:
                     run.end("failed", exit_code=error.exit_code, step=step, now=time.time())
-            elif before is None:
-                run.process.unlink()
-            else:
-                write_atomic(run.process, before)  # a launch that was refused leaves the run as it was
+                elif before is None:
+                    run.process.unlink()
+                else:
+                    write_atomic(run.process, before)  # a launch that was refused leaves the run as it was
             raise
         finally:
             display.close()
@@ -223,9 +259,9 @@ def closing(run: RunDir, ended: Exit, step: int) -> str:
     """The last words of a sitting: how it ended and what to type next."""
     again = f"firehose run {run.config}"
     return {
-        Exit.OK: f"finished at step {step}; firehose samples {run.name} shows what it wrote",
+        Exit.OK: f"finished at step {step}; firehose samples {run.root} shows what it wrote",
         Exit.STOPPED: f"stopped at step {step}, resumable; to go on: {again}",
-        Exit.HALTED: f"halted at step {step}; firehose samples {run.name}; to go on regardless: {again} --clear-halt",
+        Exit.HALTED: f"halted at step {step}; firehose samples {run.root}; to go on regardless: {again} --clear-halt",
         Exit.NON_FINITE: f"gave up at step {step}: too many steps in a row had a non-finite gradient; look at "
         f"{run.pulls} and lower train.lr",
     }[ended]

@@ -5,7 +5,6 @@ SIGUSR1: look for a request file at the next boundary; without one, checkpoint t
 Installed before heavy imports, because the default action of SIGUSR1 is death.
 """
 
-import os
 import signal
 from types import FrameType
 
@@ -25,9 +24,9 @@ class Flags:
         return self
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stop is not None:
-            os._exit(128 + number)
         self.stop = signal.Signals(number)
+        for again in (signal.SIGTERM, signal.SIGINT):  # the system's own action, which no stuck kernel delays
+            signal.signal(again, signal.SIG_DFL)
 
     def _on_request(self, number: int, frame: FrameType | None) -> None:
         self.request = True

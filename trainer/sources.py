@@ -1,9 +1,9 @@
 """The sources of a run: their token files, checked, and the arms that the bandit makes of them."""
 
 from bandit.arms import ArmSpec
-from bandit.scheduler import SchedulerConfig
+from bandit.scheduler import Scheduler, SchedulerConfig
 from curriculum.config import Config
-from curriculum.eligibility import why_not
+from curriculum.eligibility import Phase, why_not
 from curriculum.errors import Exit, FirehoseError
 from curriculum.tokens.corpus import Corpus
 
@@ -75,6 +75,22 @@ def specs(config: Config, corpus: Corpus, ids: dict[str, int]) -> list[ArmSpec]:
             )
         )
     return arms
+
+
+def open_phase(config: Config, scheduler: Scheduler, phase: Phase, ids: dict[str, int]) -> list[str]:
+    """Let the bandit pick the sources of a phase and share among them anew; what had to be relaxed for it.
+
+    Raises FirehoseError where none of them has data.
+    """
+    live = [ids[name] for name in phase.sources if name in ids]
+    if not live:
+        raise FirehoseError(
+            Exit.REFUSED,
+            f"no source of the {phase.name} phase has data: {', '.join(phase.sources)}",
+            path=config.path,
+            next=f"firehose data build {config.path}",
+        )
+    return [f"bounds relaxed: {message}" for message in scheduler.set_eligible(live, restart=True)]
 
 
 def scheduler_config(config: Config) -> SchedulerConfig:

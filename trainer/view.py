@@ -5,6 +5,7 @@ from typing import Any
 
 from curriculum.eligibility import why_not
 from curriculum.gate.coherence import Score
+from state.cli import plain
 from trainer.display import Arm, Progress
 from trainer.parts import Parts
 from trainer.ring import StepResult
@@ -79,5 +80,4 @@ def live(parts: Parts, seen: Progress) -> dict[str, Any]:
 
 def sample_line(step: int, prompt: str, text: str, scored: Score, kind: str) -> str:
     """A sample and its score, for a person: one line, however many the text has."""
-    flat = " ".join(text.split())
-    return f"sample {step:>6} | score {scored.total:5.1f} {kind} | > {prompt} | < {flat[:160]}"
+    return f"sample {step:>6} | score {scored.total:5.1f} {kind} | > {prompt} | < {plain(text)[:160]}"

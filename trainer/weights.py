@@ -1,13 +1,16 @@
 """A model and its weights: built from a config, drawn from the seed, or taken from a checkpoint."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
 
 from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
+from state.run_dir import RunDir
 from trainer import checkpoint
+from trainer.checkpoint import Checkpoint
 from trainer.model import Decoder, Shape
 
 
@@ -37,13 +40,44 @@ def load(model: Decoder, tensors: dict[str, torch.Tensor], where: Path) -> None:
             parameter.copy_(tensors[name])
 
 
-def start(config: Config, model: Decoder, runs_dir: Path, say: Callable[[str], None]) -> None:
-    """Weights of a fresh run: drawn from the seed, or another run's."""
-    origin = config.train.init_from
-    if origin is None:
-        model.initialise(config.seed)
-        return
-    where = runs_dir / origin if (runs_dir / origin).exists() else config.resolve(origin)
-    source = checkpoint.locate(where)
-    load(model, source.tensors(checkpoint.MODEL), source.path)
-    say(f"weights are those of {source.path} (step {source.step})")
+def origin(config: Config, run: RunDir, runs_dir: Path) -> Checkpoint | None:
+    """The checkpoint whose weights a run begins with, None from scratch: the same one at every launch.
+
+    What `init_from` names may train on; a run that is cut before its first checkpoint must not begin again with other
+    weights, so the first launch writes down which checkpoint it took. Raises FirehoseError: NOT_FOUND, REFUSED.
+    """
+    wanted = config.train.init_from
+    if wanted is None:
+        return None
+    pinned = msgspec.json.decode(run.effective.read_bytes()).get("origin") if run.effective.exists() else None
+    if pinned is None:
+        return checkpoint.locate(
+            runs_dir / wanted if (runs_dir / wanted).exists() else config.resolve(wanted)
+        )
+    found = checkpoint.locate(Path(pinned["path"]))
+    if identity(found) != pinned:
+        raise FirehoseError(
+            Exit.REFUSED,
+            f"the checkpoint this run began with is not what it was: step {found.step} instead of {pinned['step']}, "
+            "or other weights",
+            path=found.path,
+            next=f"bring it back; or begin anew: firehose run {config.path} --name OTHER",
+        )
+    return found
+
+
+def identity(found: Checkpoint) -> dict[str, Any]:
+    """What tells a checkpoint's weights from all others."""
+    sha256 = found.meta["files"][checkpoint.MODEL]["sha256"]
+    return {"path": str(found.path.resolve()), "step": found.step, "sha256": sha256}
+
+
+def refuse_other_tokens(found: Checkpoint, tokenizer_sha256: str) -> None:
+    """Weights speak of token ids, and ids of one tokenizer alone."""
+    if found.meta["tokenizer_sha256"] != tokenizer_sha256:
+        raise FirehoseError(
+            Exit.REFUSED,
+            "the checkpoint's weights are for another tokenizer than that of the token files",
+            path=found.path,
+            next="use the token files of the run that wrote the checkpoint (data.dir)",
+        )

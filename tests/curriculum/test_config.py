@@ -192,6 +192,7 @@ def test_no_sources(tmp_path: Path) -> None:
         ("[train]\nlr = inf\n", 2, "train.lr is inf"),
         ("[train]\nlr = 1e-4\nmin_lr = 1e-3\n", 3, "min_lr 0.001 is over train.lr"),
         ("[gate]\nthreshold = nan\n", 2, "gate.threshold is nan"),
+        ("[curriculum]\nmemory = 2\n", 2, "curriculum.memory 2 is under the 4 pulls of one step"),
         ("[gate]\nwindow = 4\n", 1, "window_low 8 is over gate.window 4"),
         ("[gate]\nmax_new_tokens = 8\n", 1, "min_new_tokens 16 is over"),
         ("[curriculum]\ndwell = [42, 7]\n", 2, "from 42 down to 7"),

@@ -12,16 +12,11 @@ from state.rows import read_rows
 from state.run_dir import RunDir
 from state.store import StateStore
 from tests.fixtures import tiny
-from trainer import runner, sampling
+from tests.fixtures.runs import go
+from trainer import sampling
 from trainer.loop import Loop
-from trainer.signals import Flags
 
 ROOT = Path(__file__).parents[2]
-
-
-def go(config: Path, **options: Any) -> dict[str, Any]:
-    plan = runner.plan(config, name=None, runs_dir=config.parent / "runs", resume="auto")
-    return runner.train(plan, flags=Flags(), **options)
 
 
 def say(text: str) -> Any:

@@ -16,24 +16,11 @@ from state.rows import read_rows
 from state.run_dir import RunDir
 from state.store import StateStore
 from tests.fixtures import tiny
-from trainer import checkpoint, runner
+from tests.fixtures.runs import go, log, the_run
+from trainer import checkpoint
 from trainer.loop import Loop
-from trainer.signals import Flags
 
 ROOT = Path(__file__).parents[2]
-
-
-def go(config: Path, until: int | None = None, **options: Any) -> dict[str, Any]:
-    plan = runner.plan(config, name=None, runs_dir=config.parent / "runs", resume="auto")
-    return runner.train(plan, flags=Flags(), until=until, **options)
-
-
-def the_run(config: Path) -> RunDir:
-    return RunDir(config.parent / "runs/tiny")
-
-
-def log(config: Path) -> str:
-    return the_run(config).log.read_text()
 
 
 @pytest.fixture(scope="module")

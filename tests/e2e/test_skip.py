@@ -9,9 +9,8 @@ from curriculum.errors import Exit
 from state.rows import read_rows
 from state.run_dir import RunDir
 from tests.fixtures import tiny
-from trainer import runner
+from tests.fixtures.runs import go
 from trainer.model import Decoder
-from trainer.signals import Flags
 from trainer.step import TrainStep
 
 
@@ -31,18 +30,12 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad_steps: set[int]) -> None:
     )
 
 
-def go(config: Path, until: int | None = None) -> int:
-    plan = runner.plan(config, name=None, runs_dir=config.parent / "runs", resume="auto")
-    code: int = runner.train(plan, flags=Flags(), until=until)["exit"]
-    return code
-
-
 def test_skipped_steps_are_void_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny.make(tmp_path).path
     run = RunDir(tmp_path / "runs/tiny")
     poison(monkeypatch, {18, 19, 23})
-    assert go(config, until=20) == Exit.STOPPED  # two of the skipped steps are not credited yet
-    assert go(config) == Exit.OK
+    assert go(config, until=20)["exit"] == Exit.STOPPED  # two of the skipped steps are not credited yet
+    assert go(config)["exit"] == Exit.OK
     losses = dict(read_rows(run.loss))
     assert [step for step, loss in losses.items() if loss is None] == [18, 19, 23]
     assert len(losses) == 60
@@ -56,10 +49,10 @@ def test_too_many_in_a_row_end_the_run_resumable(tmp_path: Path, monkeypatch: py
     config = tiny.make(tmp_path, ("lr = 3e-3", "lr = 3e-3\nmax_skipped = 3")).path
     run = RunDir(tmp_path / "runs/tiny")
     poison(monkeypatch, set(range(12, 100)))
-    assert go(config) == Exit.NON_FINITE == 21
+    assert go(config)["exit"] == Exit.NON_FINITE == 21
     last = read_rows(run.loss)[-1][0]
     assert last == 12 + 3 + 4  # the fourth skipped step is known feedback_delay steps later
     assert (run.checkpoints / f"step_{last}").is_dir()
     monkeypatch.undo()
-    assert go(config) == Exit.OK
+    assert go(config)["exit"] == Exit.OK
     assert read_rows(run.loss)[-1][0] == 60
