@@ -72,7 +72,8 @@ def send(run: RunDir, kind: Kind, *, now: float) -> Request:
         request = waiting
     else:
         request = Request(id=os.urandom(8).hex(), kind=kind, target=record_id(process), time=now)
-        write_atomic(run.request, msgspec.json.encode(request))
+    # One that waits is written again: had it been served since it was read, the signal alone would mean to stop.
+    write_atomic(run.request, msgspec.json.encode(request))
     try:
         _signal(run, process, _number(kind))
     except FirehoseError:
