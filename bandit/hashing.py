@@ -18,7 +18,6 @@ class Purpose(IntEnum):
     WINDOW = 3
     WEIGHTS = 4
     SAMPLE = 5
-    HELDOUT = 6
 
 
 def mix64(*parts: int) -> int:

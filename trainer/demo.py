@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -143,9 +144,10 @@ def lines(found: dict[str, Any]) -> list[str]:
         out.append(f"  step {sample['step']:>5}  {sample['score']:5.1f}  > {short(sample['prompt'], 52)}")
         out.append(f"                      < {short(' '.join(sample['text'].split()), 54)}")
     runs = f"--runs-dir {found['folder']}/runs"
+    out += ["", "what to try next:"]
+    if shutil.which("firehose") is None:
+        out.append(f"  . {Path(sys.executable).parent}/activate")
     out += [
-        "",
-        "what to try next:",
         f"  firehose status demo {runs}",
         f"  firehose samples demo {runs}",
         f'  firehose sample demo "What is rain?" {runs}',

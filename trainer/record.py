@@ -155,12 +155,7 @@ class Record:
             "text": drawn.text,
             "loss": finite(drawn.loss),
             "score": scored.total,
-            "axes": {
-                "bigram": scored.bigram,
-                "trigram": scored.trigram,
-                "english": scored.english,
-                "characters": scored.characters,
-            },
+            "axes": scored.axes,
             "audits": {},
             "short": scored.short,
             "verdict": {"kind": verdict.kind, "streak": verdict.streak, "reason": verdict.reason},

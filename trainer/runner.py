@@ -182,6 +182,7 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
         try:
             for warning in plan.warnings:
                 display.note(f"warning: {warning}")
+            display.note(config_rules.decay_line(config))
             parts = launch(
                 config, run, flags=flags, clear_halt=clear_halt, say=display.note, runs_dir=plan.runs_dir
             )
