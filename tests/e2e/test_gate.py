@@ -88,3 +88,17 @@ def test_every_runner_samples_through_the_gate() -> None:
 def test_a_loop_without_a_gate_cannot_be_built() -> None:
     with pytest.raises(FirehoseError, match="without a coherence gate"):
         Loop(SimpleNamespace(gate=None), display=None)  # type: ignore[arg-type]
+
+
+def test_a_restart_does_not_make_the_gate_forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny.make(tmp_path).path
+    monkeypatch.setattr(sampling, "generate", say("region region region region region region"))
+    assert go(config, until=35)["exit"] == Exit.STOPPED
+    outcome = go(config)
+    assert (outcome["exit"], outcome["step"]) == (Exit.HALTED, 50)
+
+
+def test_prompts_rotate(tmp_path: Path) -> None:
+    config = tiny.make(tmp_path, ("[gate]", '[gate]\nprompts = ["one", "two"]')).path
+    go(config, until=40)
+    assert [row["prompt"] for row in read_rows(RunDir(tmp_path / "runs/tiny").samples)] == ["one", "two"] * 2

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from state.rows import read_rows
+from state.store import StateStore
 from tests.fixtures import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,10 @@ def compare(runs: Path, name: str) -> None:
         ours, theirs = (load_file(runs / n / "checkpoints/step_60" / file) for n in (name, "straight"))
         assert ours.keys() == theirs.keys()
         assert all(ours[key].tobytes() == theirs[key].tobytes() for key in ours), file
+    states = [StateStore(runs / n / f"{n}.state.json").read()[0] for n in (name, "straight")]
+    for part in ("bandit", "reward", "gate", "loop", "files"):
+        one, other = (state.payload[part] for state in states if state)
+        assert one == other, part
 
 
 def test_the_straight_run_is_worth_comparing(straight: tuple[Path, Path]) -> None:
