@@ -1,6 +1,7 @@
 """Launches after something was lost, cut or changed in an unlucky place; each was once a way to lose a run."""
 
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +241,16 @@ def test_a_name_that_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
     config = tiny.write_config(tmp_path)
     with pytest.raises(FirehoseError, match="cannot be the name of a run"):
         runner.plan(config, name=name, runs_dir=tmp_path, resume="auto")
+
+
+def test_a_stop_is_not_taken_for_the_checkpoint_that_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.make(tmp_path).path
+    flags = Flags()
+    flags.stop = signal.SIGTERM
+    asked = requests.Request(id="a", kind="checkpoint", target=[1, 1], time=0.0)
+    monkeypatch.setattr(requests, "pending", lambda run: asked)
+    monkeypatch.setattr(requests, "serve", lambda *rest, **named: None)
+    outcome = go(config, flags=flags)
+    assert (outcome["exit"], outcome["step"]) == (Exit.STOPPED, 1)
