@@ -5,6 +5,7 @@ from there.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -257,7 +258,7 @@ class Config(ConfigFile, kw_only=True, frozen=True):
 
     def resolve(self, p: str | Path) -> Path:
         """A path of the config as an absolute path."""
-        return self.base / Path(p).expanduser()
+        return Path(os.path.normpath(self.base / Path(p).expanduser()))
 
 
 def load(path: str | Path, *, original: str | Path | None = None) -> Config:
@@ -268,6 +269,8 @@ def load(path: str | Path, *, original: str | Path | None = None) -> Config:
     REFUSED for what reads well and cannot be run (bounds that cannot hold, and the like). Each names file and line.
     """
     path = Path(path).absolute()
+    if original is None and path.name == "config.toml":
+        original = _original(path)
     text = config_toml.read_text(path)
     raw, lines = config_toml.parse(text, path)
     config_toml.check_keys(raw, ConfigFile, path, lines)
@@ -282,6 +285,19 @@ def load(path: str | Path, *, original: str | Path | None = None) -> Config:
     )
     config_rules.check(config, lines)
     return config
+
+
+def _original(path: Path) -> Path | None:
+    """The file that a run's `config.toml` is a copy of, by the run's `effective.json`; None where it is no copy.
+
+    Looked for relative to the run first, so that a project may be moved as a whole.
+    """
+    try:
+        record = msgspec.json.decode((path.parent / "effective.json").read_bytes())
+        names = (path.parent / record["config_file_from_here"], Path(record["config_file"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return next((Path(os.path.normpath(name)) for name in names if name.parent.is_dir()), names[1])
 
 
 def _fill(raw: dict[str, Any], path: Path) -> None:

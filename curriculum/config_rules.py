@@ -209,10 +209,19 @@ def decay_line(config: "Config") -> str:
     return f"weight decay {train.weight_decay:g}, {start} ({origin})"
 
 
+def misspelt(config: "Config") -> list[str]:
+    """Excluded names that are no source but look like one; others may be excluded without being configured."""
+    found = []
+    for name in config.curriculum.exclude_sources:
+        if name not in config.sources and (hint := config_toml.did_you_mean(name, list(config.sources))):
+            found.append(f'curriculum.exclude_sources names "{name}", which is not a configured source{hint}')
+    return found
+
+
 def warnings(config: "Config") -> list[str]:
     """What may be run and is probably not meant, one line each, with the incident's id where it has one."""
     train, curriculum = config.train, config.curriculum
-    found = []
+    found = misspelt(config)
     if train.init_from is None and train.warmup_steps == 0:
         found.append(
             "I02: train.warmup_steps is 0 on a from-scratch run; 2000 keeps the first steps in a good basin"

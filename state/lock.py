@@ -51,7 +51,7 @@ class RunLock:
             Exit.LOCKED,
             f"the run {run!r} is in use by {who}",
             path=self.path,
-            next=f"firehose status {run}, or firehose stop {run}",
+            next=f"firehose status {self.path.parent}",
         )
 
     def release(self) -> None:

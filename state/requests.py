@@ -88,7 +88,7 @@ def signalable(run: RunDir, kind: Kind, now: float) -> Process:
     process = condition.process
     if process is None or not condition.alive:
         raise _refused(
-            run, f"the run is not running (it is {condition.state})", f"firehose status {run.name}"
+            run, f"the run is not running (it is {condition.state})", f"firehose status {run.root}"
         )
     if process.alive() is None:
         raise _refused(
@@ -133,7 +133,7 @@ def wait(
                 f"no answer in {timeout:g} s; the request is still pending and will be served at the next boundary",
                 path=run.request,
                 changed="the request stays; remove its file to withdraw it",
-                next=f"firehose status {run.name}",
+                next=f"firehose status {run.root}",
             )
         sleep(POLL)
 
@@ -154,7 +154,7 @@ def _signal(run: RunDir, process: Process, number: signal.Signals) -> None:
             os.close(descriptor)
     except OSError as error:
         why = f"its process cannot be signalled: {error.strerror or 'it has just ended'}"
-        raise _refused(run, why, f"firehose status {run.name}") from None
+        raise _refused(run, why, f"firehose status {run.root}") from None
 
 
 def _refused(run: RunDir, why: str, next: str) -> FirehoseError:

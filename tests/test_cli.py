@@ -10,6 +10,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from curriculum.errors import Exit
+from state.findings import TITLES
 from trainer import cli
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,12 @@ def test_the_commands_are_the_documented_ones() -> None:
 def test_every_exit_code_is_documented() -> None:
     page = (ROOT / "docs/cli.md").read_text()
     assert [code for code in Exit if f"| {int(code)} |" not in page] == []
+
+
+def test_every_finding_is_documented() -> None:
+    page = (ROOT / "docs/cli.md").read_text()
+    rows = [f"| {id} | {title} | {severity} |" for id, (title, severity) in TITLES.items()]
+    assert [row for row in rows if row not in page] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

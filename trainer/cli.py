@@ -1,8 +1,11 @@
 """The command line: this file holds the commands that train or sample and mounts the rest; torch is imported late."""
 
 import contextlib
+import io
 import subprocess
 import sys
+import time
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +16,7 @@ from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes
 from state.cli import RUNS, Json, RunsDir, choose, plain
 from state.cli import app as run_commands
+from state.run_dir import RunDir
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +24,8 @@ app = typer.Typer(
     help="Train a language model from many text sources; a bandit picks the source of every micro-batch.",
 )
 app.add_typer(run_commands)
+
+DETACH_SECONDS = 30.0  # to wait for the first word of a detached run
 
 Name = Annotated[str | None, typer.Option("--name", help="Name of the run; the config's own by default.")]
 
@@ -78,6 +84,9 @@ def _detach(root: Path, json: bool) -> int:
     """Start the same command again as a process of its own, its output in the run's folder."""
     with failing_writes(root):
         root.mkdir(parents=True, exist_ok=True)
+    before = (
+        len((root / "detached.log").read_text(errors="replace")) if (root / "detached.log").exists() else 0
+    )
     arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
     with (root / "detached.log").open("ab") as log:
         process = subprocess.Popen(
@@ -87,10 +96,17 @@ def _detach(root: Path, json: bool) -> int:
             stderr=log,
             start_new_session=True,
         )
+    deadline = time.monotonic() + DETACH_SECONDS
+    while (RunDir(root).read_live() or {}).get("pid") != process.pid and time.monotonic() < deadline:
+        if process.poll() is not None:
+            said = (root / "detached.log").read_text(errors="replace")[before:]
+            (sys.stdout if json else sys.stderr).write(said)
+            return process.returncode
+        time.sleep(0.1)
     if json:
         emit_json("run/1", {"run": root.name, "pid": process.pid, "log": str(root / "detached.log")})
     say(
-        f"started as pid {process.pid}; firehose status {root.name} shows it, {root / 'detached.log'} its messages"
+        f"started as pid {process.pid}; firehose status {root} shows it, {root / 'detached.log'} its messages"
     )
     return Exit.OK
 
@@ -155,6 +171,12 @@ def mount() -> None:
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a model writes what no terminal's encoding may hold
+            stream.reconfigure(errors="backslashreplace")
+    if sys.argv[1:] == ["--version"]:
+        print(f"firehose {metadata.version('firehose')}")
+        return
     quick = {found.name for found in run_commands.registered_commands}
     if len(sys.argv) < 2 or sys.argv[1] not in quick:  # monitors must not wait for imports they do not need
         mount()

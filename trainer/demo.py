@@ -11,6 +11,7 @@ from bandit.arms import new_id
 from curriculum import config as configs
 from curriculum.console import say
 from curriculum.errors import Exit
+from curriculum.files import failing_writes
 from curriculum.text.build import build, plan_for
 from curriculum.text.harvest import harvest
 from state.rows import read_rows
@@ -35,7 +36,8 @@ def free_folder(wanted: Path) -> Path:
 def prepare(folder: Path, steps: int | None) -> Path:
     """Harvest the text, copy the config beside it, build the token files; the config's path."""
     say(f"1/5  harvesting text that this machine has into {folder}")
-    (folder / "data/raw").mkdir(parents=True)
+    with failing_writes(folder):
+        (folder / "data/raw").mkdir(parents=True)
     for name, source in harvest(folder / "data/raw").items():
         say(f"     {name:<20} {source.documents:>6,} documents {source.bytes:>10,} bytes")
     path = folder / "demo.toml"

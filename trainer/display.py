@@ -115,7 +115,8 @@ class LiveDisplay:
         from rich.live import Live
 
         self.log = log
-        self.live = Live(console=console, refresh_per_second=4, transient=False)
+        # The panel goes when the run ends, so that the last words, and the command they name, stand last.
+        self.live = Live(console=console, refresh_per_second=4, transient=True)
         self.live.start()
 
     def progress(self, p: Progress, *, milestone: bool) -> None:
@@ -136,7 +137,6 @@ class LiveDisplay:
 
     def _panel(self, p: Progress) -> "Group":
         from rich.console import Group
-        from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
@@ -157,10 +157,11 @@ class LiveDisplay:
                 number(arm.loss_ema, ".3f"),
                 style="" if arm.eligible else "dim",
             )
-        return Group(head, ProgressBar(total=p.steps_total, completed=p.step, width=60), table)
+        done = 60 * p.step // max(1, p.steps_total)
+        return Group(head, Text("━" * done + "─" * (60 - done)), table)
 
 
-def _bar(arm: Arm, width: int = 24) -> str:
+def _bar(arm: Arm, width: int = 20) -> str:
     """The share as a bar, with the ends of its allowed interval marked."""
     cells = ["━" if (i + 0.5) / width <= arm.share else " " for i in range(width)]
     for edge in (arm.share_low, arm.share_high):

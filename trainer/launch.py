@@ -1,5 +1,6 @@
 """From a config and whatever is on disk to a run that is ready to go on: fresh, or settled from what a crash left."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,9 +99,18 @@ def newest_sound(run: RunDir, state: Envelope | None, say: Say) -> tuple[Checkpo
 
 def refuse_other_config(run: RunDir, config: Config) -> None:
     """A run goes on with the config it began with; name what differs (I18)."""
-    if not run.effective.exists():
-        return
-    old = msgspec.json.decode(run.effective.read_bytes())["config"]
+    try:
+        old = msgspec.json.decode(run.effective.read_bytes())["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        envelope, _ = StateStore(run.state).read()
+        if envelope is None or envelope.config_sha256 == configs.digest(config):
+            return
+        raise FirehoseError(
+            Exit.REFUSED,
+            f"the config is not the one this run began with, and which keys differ cannot be said: {error}",
+            path=run.effective,
+            next=f"firehose run {run.config} goes on with the run's own copy of its config",
+        ) from None
     changed = configs.differences(old, configs.effective(config))
     if changed:
         raise FirehoseError(
@@ -112,12 +122,25 @@ def refuse_other_config(run: RunDir, config: Config) -> None:
         )
 
 
-def refuse_other_tokenizer(run: RunDir, corpus: Corpus) -> None:
-    """Token ids mean what they meant: a run's tokenizer and template never change."""
-    entry = corpus.manifest.tokenizer
-    pairs = ((tokenizers.NAME, entry.sha256), (template.NAME, entry.template_sha256))
-    own = [(run.root / "tokenizer" / name, expected) for name, expected in pairs]
-    if run.effective.exists() and any(sha256_file(path) != expected for path, expected in own):
+def refuse_other_tokenizer(run: RunDir, corpus: Corpus, stored: Checkpoint | None, say: Say) -> None:
+    """Token ids mean what they meant: a run's tokenizer never changes. A lost or damaged copy of it is made again."""
+    if not run.effective.exists():
+        return
+    own = run.root / "tokenizer" / tokenizers.NAME
+    found = sha256_file(own) if own.is_file() else None
+    expected = stored.meta["tokenizer_sha256"] if stored else found
+    if expected in (None, corpus.tokenizer_sha256):
+        copies = {tokenizers.NAME: found, template.NAME: None}
+        for name, sha256 in copies.items():
+            bytes_now = (corpus.folder / name).read_bytes()
+            target = own.with_name(name)
+            if sha256 != corpus.tokenizer_sha256 and (
+                not target.is_file() or target.read_bytes() != bytes_now
+            ):
+                target.parent.mkdir(exist_ok=True)
+                write_atomic(target, bytes_now)
+                say(f"{target} was missing or damaged and is made again from {corpus.folder}")
+    else:
         raise FirehoseError(
             Exit.REFUSED,
             "the tokenizer is not the one this run began with",
@@ -172,10 +195,15 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
         run.create()  # an empty folder is lost in many a copy
         found = find(run, store, say)
     corpus = open_corpus(config)
-    refuse_other_tokenizer(run, corpus)
+    refuse_other_tokenizer(run, corpus, found.weights, say)
+    if corpus.vocab_size != config.data.vocab_size + 1:
+        say(
+            f"warning: the token files have a vocabulary of {corpus.vocab_size - 1} and the config asks for "
+            f"{config.data.vocab_size}: they were built with another setting, or from too little text for it"
+        )
     result = reconciled(config, corpus, found.settled)
     for item in result.findings:
-        say(str(item))
+        say(f"{item}\n  next:     {item.fix}" if item.fix else str(item))
     fresh = found.settled.payload is None
     at = Position() if fresh else Position.from_payload(found.settled.step, result.payload)
     gate = Gate(config.gate.threshold, config.gate.consecutive, config.gate.window, config.gate.window_low)
@@ -366,6 +394,7 @@ def store_identity(config: Config, corpus: Corpus, run: RunDir, origin: Checkpoi
         body = {
             "sha256": configs.digest(config),
             "config_file": str(config.path),
+            "config_file_from_here": os.path.relpath(config.path, run.root.resolve()),
             "config": configs.effective(config),
             "origin": None if origin is None else weights.identity(origin),
         }

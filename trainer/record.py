@@ -30,7 +30,7 @@ from trainer.ring import StepResult
 from trainer.sampling import Drawn
 
 ROW_FILES = ("loss", "pulls", "samples", "heldout")
-ENDINGS = {Exit.OK: "finished", Exit.STOPPED: "stopped", Exit.HALTED: "halted"}
+ENDINGS = {Exit.OK: "finished", Exit.ALARMS: "finished", Exit.STOPPED: "stopped", Exit.HALTED: "halted"}
 
 
 def finite(value: float) -> float | None:

@@ -4,6 +4,7 @@ import contextlib
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,8 +52,7 @@ def plan(path: Path, *, name: str | None, runs_dir: Path, resume: Literal["auto"
                 path=path,
                 next=f"leave --name out to go on; for another run copy the config out of {inside.root} first",
             )
-        original = msgspec.json.decode(inside.effective.read_bytes())["config_file"]
-        config, run, runs_dir = configs.load(path, original=original), inside, inside.root.parent
+        config, run, runs_dir = configs.load(path), inside, inside.root.parent
     else:
         config = configs.load(path)
         name = name or config.name
@@ -152,6 +152,16 @@ def table(plan: Plan, summary: dict[str, Any]) -> list[str]:
     ]
 
 
+@contextlib.contextmanager
+def naming(config: Config) -> Iterator[None]:
+    """Name the config in the next command of an error from below, where it is not known."""
+    try:
+        yield
+    except FirehoseError as error:
+        error.next = error.next and error.next.replace("build CONFIG", f"build {config.path}")
+        raise
+
+
 def preflight(plan: Plan) -> None:
     """What a new run would be refused for at once, looked at before anything is made."""
     from trainer.sources import check_present, open_corpus
@@ -170,7 +180,8 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
     from trainer.loop import Loop
 
     config, run = plan.config, plan.run
-    preflight(plan)
+    with naming(config):
+        preflight(plan)
     with failing_writes(run.root):
         run.root.mkdir(parents=True, exist_ok=True)
     check_space(run.root)
@@ -183,9 +194,10 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
             for warning in plan.warnings:
                 display.note(f"warning: {warning}")
             display.note(config_rules.decay_line(config))
-            parts = launch(
-                config, run, flags=flags, clear_halt=clear_halt, say=display.note, runs_dir=plan.runs_dir
-            )
+            with naming(config):
+                parts = launch(
+                    config, run, flags=flags, clear_halt=clear_halt, say=display.note, runs_dir=plan.runs_dir
+                )
             step, began = parts.position.step, True
             for line in settings(
                 parts.config, parts.model.parameter_count(), parts.record.standing["platform"]
@@ -261,10 +273,11 @@ def closing(run: RunDir, ended: Exit, step: int) -> str:
     again = f"firehose run {run.config}"
     return {
         Exit.OK: f"finished at step {step}; firehose samples {run.root} shows what it wrote",
+        Exit.ALARMS: f"finished at step {step}, with alarms: firehose status {run.root}",
         Exit.STOPPED: f"stopped at step {step}, resumable; to go on: {again}",
         Exit.HALTED: f"halted at step {step}; firehose samples {run.root}; to go on regardless: {again} --clear-halt",
-        Exit.NON_FINITE: f"gave up at step {step}: too many steps in a row had a non-finite gradient; look at "
-        f"{run.pulls} and lower train.lr",
+        Exit.NON_FINITE: f"gave up at step {step}: too many steps in a row had a non-finite gradient (see {run.pulls}); "
+        f"begin another run with a lower train.lr and init_from = '{run.checkpoints.resolve()}/step_N' of a good step",
     }[ended]
 
 

@@ -16,18 +16,18 @@ def open_corpus(config: Config) -> Corpus:
     except FirehoseError as error:
         if error.exit_code is not Exit.NOT_FOUND:
             raise
+        wanted = [name for name in config.sources if name not in config.curriculum.exclude_sources]
         absent = [
             f"{name} ({config.resolve(path)})"
-            for name, source in config.sources.items()
-            if name not in config.curriculum.exclude_sources
-            for path in source.paths
+            for name in wanted
+            for path in config.sources[name].paths
             if not any(config.base.glob(path)) and not config.resolve(path).exists()
         ]
         missing = f"; their text is missing too: {', '.join(absent)}" if absent else ""
         first = "put the missing text there, then " if absent else ""
         raise FirehoseError(
             Exit.NOT_FOUND,
-            f"the token files of {len(config.sources)} sources are not built{missing}",
+            f"the token files of {len(wanted)} sources are not built{missing}",
             path=folder,
             next=f"{first}firehose data build {config.path}",
         ) from error

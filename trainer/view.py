@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from curriculum.eligibility import why_not
+from curriculum.eligibility import never_picked, why_not
 from curriculum.gate.coherence import Score
 from state.cli import plain
 from trainer.display import Arm, Progress
@@ -54,6 +54,15 @@ def look(
     )
 
 
+def alarms(parts: Parts) -> list[str]:
+    """What a person should know: sources the config wants and the run goes on without."""
+    return [
+        f"{name} was put aside at step {entry['step']}: {entry['reason']}"
+        for name, entry in sorted(parts.record.standing["pruned"].items())
+        if name in parts.config.sources and never_picked(parts.config, name) is None
+    ]
+
+
 def live(parts: Parts, seen: Progress) -> dict[str, Any]:
     """The fields of `status --json` (DESIGN 9.1) that only the running process knows."""
     sampled = parts.position.last_sample
@@ -73,7 +82,7 @@ def live(parts: Parts, seen: Progress) -> dict[str, Any]:
             "streak": sampled["streak"] if sampled else 0,
             "halted": parts.position.halt is not None,
         },
-        "alarms": [],
+        "alarms": alarms(parts),
         "arms": [arm.as_dict() for arm in seen.arms],
     }
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from curriculum.errors import Exit, FirehoseError
 from state.lock import RunLock
 from state.rows import read_rows
 from state.run_dir import RunDir
+from state.status import status
 from state.store import StateStore
 from tests.fixtures import tiny
 from tests.fixtures.runs import go, log, the_run
@@ -46,8 +48,13 @@ def pulled_after(config: Path, step: int) -> set[int]:
 
 def test_an_arm_whose_tokens_were_deleted_is_pruned_and_never_pulled(config: Path) -> None:
     gone = new_id("gamma", set())
-    (config.parent / "data/tiny/gamma.btok").unlink()
-    assert go(config)["exit"] == Exit.OK
+    gone_file = config.parent / "data/tiny/gamma.btok"
+    gone_file.unlink()
+    assert go(config)["exit"] == Exit.ALARMS == 5
+    body, _ = status(the_run(config), time.time())
+    assert body["alarms"] == [
+        f"gamma was put aside at step 40: its data is missing: {gone_file} does not exist"
+    ]
     assert "F0003 zombie arm: 'gamma' was put aside" in log(config)
     envelope, _ = StateStore(the_run(config).state).read()
     assert envelope is not None

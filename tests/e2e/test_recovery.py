@@ -35,7 +35,7 @@ def test_a_prune_with_one_pull_a_step(gone: str, tmp_path: Path) -> None:
     config = tiny.make(tmp_path, ("grad_accum = 4", "grad_accum = 1")).path
     go(config, until=40)
     (tmp_path / f"data/tiny/{gone}.btok").unlink()
-    assert go(config)["exit"] == Exit.OK
+    assert go(config)["exit"] == Exit.ALARMS
     assert steps(config) == list(range(1, 61))
 
 
@@ -54,7 +54,7 @@ def test_bounds_relaxed_by_a_prune_are_said(tmp_path: Path) -> None:
     config = tiny.make(tmp_path, third, *shares, warmup).path
     go(config, until=40)
     (tmp_path / "data/tiny/gamma.btok").unlink()
-    assert go(config)["exit"] == Exit.OK
+    assert go(config)["exit"] == Exit.ALARMS
     assert "bounds relaxed:" in log(config)
 
 
@@ -254,3 +254,55 @@ def test_a_stop_is_not_taken_for_the_checkpoint_that_waits(
     monkeypatch.setattr(requests, "serve", lambda *rest, **named: None)
     outcome = go(config, flags=flags)
     assert (outcome["exit"], outcome["step"]) == (Exit.STOPPED, 1)
+
+
+def test_a_runs_own_config_speaks_of_the_original_files_folder(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    config = tiny.make(home)
+    go(config.path, until=10)
+    own = configs.load(the_run(config.path).config)
+    assert (own.name, own.resolve("text")) == ("tiny", home / "text")
+    home.rename(tmp_path / "moved")  # the project, runs and all
+    moved = configs.load(tmp_path / "moved/runs/tiny/config.toml")
+    assert moved.resolve("text") == tmp_path / "moved/text"
+    assert go(tmp_path / "moved/tiny.toml")["exit"] == Exit.OK
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_a_config_is_still_compared_when_effective_json_is_lost(tmp_path: Path, damage: str) -> None:
+    config = tiny.make(tmp_path).path
+    go(config, until=10)
+    if damage == "flip":
+        the_run(config).effective.write_bytes(b"{")
+    else:
+        the_run(config).effective.unlink()
+    config.write_text(config.read_text().replace("lr = 3e-3", "lr = 1e-3"))
+    with pytest.raises(FirehoseError, match="not the one this run began with") as caught:
+        go(config)
+    assert caught.value.exit_code is Exit.REFUSED
+    config.write_text(config.read_text().replace("lr = 1e-3", "lr = 3e-3"))
+    assert go(config)["exit"] == Exit.OK
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.json"])
+def test_a_runs_lost_tokenizer_is_made_again(tmp_path: Path, name: str) -> None:
+    config = tiny.make(tmp_path).path
+    go(config, until=20)
+    copy = the_run(config).root / "tokenizer" / name
+    copy.write_bytes(b"{}")
+    assert go(config)["exit"] == Exit.OK
+    assert copy.read_bytes() == (tmp_path / "data/tiny" / name).read_bytes()
+    assert f"{name} was missing or damaged" in log(config)
+
+
+def test_weights_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    config = tiny.make(tmp_path).path
+    go(config, until=20)
+    second = tmp_path / "second.toml"
+    text = config.read_text().replace("lr = 3e-3", 'lr = 3e-3\ninit_from = "tiny"')
+    second.write_text(text.replace("[data]", '[data]\ndir = "data/second"'))
+    with (tmp_path / "text/gamma.jsonl").open("a") as file:
+        file.write('{"text": "zebra zebra zebra zebra zebra zebra zebra zebra quagga quagga quagga"}\n' * 50)
+    build(plan_for(configs.load(second)))
+    with pytest.raises(FirehoseError, match="another tokenizer"):
+        runner.train(runner.plan(second, name=None, runs_dir=tmp_path / "runs", resume="auto"), flags=Flags())

@@ -157,3 +157,24 @@ def test_a_signal_while_a_request_is_served_is_taken_for_the_same(
     assert runner.train(plan, flags=flags)["exit"] == Exit.OK
     assert json.loads(plan.run.answer.read_text())["step"] == 10
     assert "another SIGUSR1" in plan.run.log.read_text()
+
+
+def test_detach_says_why_a_run_was_refused(
+    running: tuple[subprocess.Popen[str], RunDir], config: Path
+) -> None:
+    process, run = running
+    done = firehose("run", str(config), "--detach", "--json", "--runs-dir", str(run.root.parent))
+    assert done.returncode == Exit.LOCKED
+    assert json.loads(done.stdout)["error"]["code"] == Exit.LOCKED
+    assert process.poll() is None
+
+
+def test_detach_leaves_a_run_that_goes_on(config: Path, tmp_path: Path) -> None:
+    runs = ["--runs-dir", str(tmp_path)]
+    done = firehose("run", str(config), "--detach", "--json", *runs)
+    assert done.returncode == 0, done.stderr
+    pid = json.loads(done.stdout)["pid"]
+    assert json.loads(firehose("status", "tiny", "--json", *runs).stdout)["state"] == "running"
+    stopped = firehose("stop", "tiny", "--now", *runs)
+    assert stopped.returncode == 0, stopped.stderr
+    assert RunDir(tmp_path / "tiny").condition(0.0).process.pid == pid  # type: ignore[union-attr]

@@ -54,7 +54,7 @@ def test_a_second_process_is_told_who_holds_it_until_that_dies(
     error = caught.value
     assert error.exit_code is Exit.LOCKED and error.path == str(path)
     assert f"pid {holder.pid} on " in error.message and "'demo' is in use" in error.message
-    assert "firehose stop demo" in str(error.next)
+    assert "firehose status " in str(error.next)
 
     holder.send_signal(signal.SIGKILL)  # its forked child lives on, with whatever it inherited
     holder.wait()
