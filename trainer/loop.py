@@ -59,15 +59,9 @@ class Loop:
                 ended = self.between(step, until)
                 if ended is not None:
                     return ended
-            return self.ended_at(self.at.step)
+            return view.outcome(self.parts, self.at.step)
         finally:
             self.parts.feed.close()
-
-    def ended_at(self, step: int) -> Exit:
-        """How a run ends that has done what was asked: stopped before its last step, else finished."""
-        if step < self.train.steps:
-            return Exit.STOPPED
-        return Exit.ALARMS if view.alarms(self.parts) else Exit.OK
 
     # The way of a batch.
 
@@ -150,7 +144,7 @@ class Loop:
         boundary = step % train.boundary_every == 0
         ended: Exit | None = None
         if step == until:
-            ended = self.ended_at(step)
+            ended = view.outcome(self.parts, step)
         if self.at.skipped_in_a_row > train.max_skipped:
             ended = Exit.NON_FINITE
             self.at.skipped_in_a_row, self.at.forgiven = 0, step  # a resume begins the count anew

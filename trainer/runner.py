@@ -94,8 +94,9 @@ def describe(plan: Plan) -> dict[str, Any]:
         known = set(payload.get("bandit", {}).get("arms", {})) | set(payload.get("pruned", {}))
         if halt := payload.get("halt"):
             raise launch.halted(run, halt)
-    corpus = sources.open_corpus(config)
-    sources.check_sources(config, corpus, known=known)
+    with naming(config):
+        corpus = sources.open_corpus(config)
+        sources.check_sources(config, corpus, known=known)
     result = []
     for phase in phases(config):
         ids = {name: index for index, name in enumerate(phase.sources) if name in corpus.sources}
@@ -175,9 +176,11 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
 
     Raises FirehoseError where the run could not be launched or a file could not be written.
     """
+    from trainer import view
     from trainer.display import open_display
     from trainer.launch import launch
     from trainer.loop import Loop
+    from trainer.record import ENDINGS
 
     config, run = plan.config, plan.run
     with naming(config):
@@ -206,10 +209,9 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
             last = min(until or config.train.steps, config.train.steps)
             if step >= last:
                 display.note(f"nothing to do: the run is at step {step} already")
-                ended = Exit.OK if step >= config.train.steps else Exit.STOPPED
-                run.end(
-                    "finished" if ended is Exit.OK else "stopped", exit_code=ended, step=step, now=time.time()
-                )
+                parts.feed.close()
+                ended = view.outcome(parts, step)
+                run.end(ENDINGS[ended], exit_code=ended, step=step, now=time.time())
             else:
                 verb = "begins" if step == 0 else f"resumes after step {step}"
                 display.note(f"run {run.name} {verb}; firehose status {run.root} looks at it from elsewhere")
@@ -227,9 +229,8 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
                 "seconds": seconds,
             }
         except FirehoseError as error:
-            with contextlib.suppress(
-                FirehoseError, OSError
-            ):  # on a full disk the first error is the one to show
+            # On a full disk the first error is the one to show.
+            with contextlib.suppress(FirehoseError, OSError):
                 if began:
                     run.end("failed", exit_code=error.exit_code, step=step, now=time.time())
                 elif before is None:

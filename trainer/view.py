@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from curriculum.eligibility import never_picked, why_not
+from curriculum.errors import Exit
 from curriculum.gate.coherence import Score
 from state.cli import plain
 from trainer.display import Arm, Progress
@@ -61,6 +62,13 @@ def alarms(parts: Parts) -> list[str]:
         for name, entry in sorted(parts.record.standing["pruned"].items())
         if name in parts.config.sources and never_picked(parts.config, name) is None
     ]
+
+
+def outcome(parts: Parts, step: int) -> Exit:
+    """How a run ends that has done what was asked: stopped before its last step, else finished."""
+    if step < parts.config.train.steps:
+        return Exit.STOPPED
+    return Exit.ALARMS if alarms(parts) else Exit.OK
 
 
 def live(parts: Parts, seen: Progress) -> dict[str, Any]:
