@@ -1,6 +1,5 @@
 """From a config and whatever is on disk to a run that is ready to go on: fresh, or settled from what a crash left."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +15,7 @@ from curriculum import config as configs
 from curriculum.config import Config
 from curriculum.eligibility import phases
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import sha256_file, write_atomic
 from curriculum.gate.rule import Gate
-from curriculum.text import template
-from curriculum.text import tokenizer as tokenizers
-from curriculum.text.tokenizer import Tokenizer
 from curriculum.tokens.corpus import Corpus
 from state.envelope import Envelope
 from state.reconcile import Reconciled, reconcile
@@ -28,7 +23,7 @@ from state.rows import Mark, RowFile
 from state.run_dir import RunDir
 from state.settle import Settled, settle
 from state.store import StateStore, sweep_temporaries, utc_now
-from trainer import checkpoint, machine, optim, sampling, weights
+from trainer import checkpoint, identity, machine, optim, sampling, weights
 from trainer.checkpoint import Checkpoint
 from trainer.feed import Feed
 from trainer.model import Decoder
@@ -97,58 +92,6 @@ def newest_sound(run: RunDir, state: Envelope | None, say: Say) -> tuple[Checkpo
     return None, None
 
 
-def refuse_other_config(run: RunDir, config: Config) -> None:
-    """A run goes on with the config it began with; name what differs (I18)."""
-    try:
-        old = msgspec.json.decode(run.effective.read_bytes())["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        envelope, _ = StateStore(run.state).read()
-        if envelope is None or envelope.config_sha256 == configs.digest(config):
-            return
-        raise FirehoseError(
-            Exit.REFUSED,
-            f"the config is not the one this run began with, and which keys differ cannot be said: {error}",
-            path=run.effective,
-            next=f"firehose run {run.config} goes on with the run's own copy of its config",
-        ) from None
-    changed = configs.differences(old, configs.effective(config))
-    if changed:
-        raise FirehoseError(
-            Exit.REFUSED,
-            f"the config is not the one this run began with; changed: {', '.join(changed)}",
-            path=config.path,
-            next=f"firehose run {run.config} --name {run.name} goes on as before; for the new values begin another run: "
-            f"--name OTHER, with init_from = '{run.root.resolve()}' under [train] to keep the weights",
-        )
-
-
-def refuse_other_tokenizer(run: RunDir, corpus: Corpus, stored: Checkpoint | None, say: Say) -> None:
-    """Token ids mean what they meant: a run's tokenizer never changes. A lost or damaged copy of it is made again."""
-    if not run.effective.exists():
-        return
-    own = run.root / "tokenizer" / tokenizers.NAME
-    found = sha256_file(own) if own.is_file() else None
-    expected = stored.meta["tokenizer_sha256"] if stored else found
-    if expected in (None, corpus.tokenizer_sha256):
-        copies = {tokenizers.NAME: found, template.NAME: None}
-        for name, sha256 in copies.items():
-            bytes_now = (corpus.folder / name).read_bytes()
-            target = own.with_name(name)
-            if sha256 != corpus.tokenizer_sha256 and (
-                not target.is_file() or target.read_bytes() != bytes_now
-            ):
-                target.parent.mkdir(exist_ok=True)
-                write_atomic(target, bytes_now)
-                say(f"{target} was missing or damaged and is made again from {corpus.folder}")
-    else:
-        raise FirehoseError(
-            Exit.REFUSED,
-            "the tokenizer is not the one this run began with",
-            path=corpus.tokenizer,
-            next="bring back the token files this run was trained on, or begin another run: --name OTHER",
-        )
-
-
 def reconciled(config: Config, corpus: Corpus, settled: Settled) -> Reconciled:
     """State against config against data (DESIGN 7.3); every source's files are read whole and checked first.
 
@@ -191,11 +134,11 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
     store = StateStore(run.state)
     found = Found(Settled("fresh", None, 0, None, 0), None)
     if run.exists():
-        refuse_other_config(run, config)
+        identity.refuse_other_config(run, config)
         run.create()  # an empty folder is lost in many a copy
         found = find(run, store, say)
     corpus = open_corpus(config)
-    refuse_other_tokenizer(run, corpus, found.weights, say)
+    identity.refuse_other_tokenizer(run, corpus, found.weights, say)
     if corpus.vocab_size != config.data.vocab_size + 1:
         say(
             f"warning: the token files have a vocabulary of {corpus.vocab_size - 1} and the config asks for "
@@ -226,7 +169,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
 
     run.create()
     record = open_record(config, corpus, run, store, found, result, platform, model, say)
-    tokenizer = store_identity(config, corpus, run, origin)
+    tokenizer = identity.store(config, corpus, run, origin)
     first = {
         "bandit": scheduler.snapshot(),
         "reward": reward.snapshot(),
@@ -381,22 +324,3 @@ def rest(config: Config, scheduler: Scheduler, ids: dict[str, int], step: int) -
     scheduler.cancel_from(step + 1)
     now = [phase for phase in phases(config) if phase.first_step <= step + 1][-1]
     return open_phase(config, scheduler, now, ids)
-
-
-def store_identity(config: Config, corpus: Corpus, run: RunDir, origin: Checkpoint | None) -> Tokenizer:
-    """Keep beside the run what it is: the user's file, its effective form, whose weights it began with, tokenizer."""
-    folder = run.root / "tokenizer"
-    folder.mkdir(exist_ok=True)
-    if not run.effective.exists():
-        write_atomic(run.config, config.path.read_bytes())
-        for name in (tokenizers.NAME, template.NAME):
-            write_atomic(folder / name, (corpus.folder / name).read_bytes())
-        body = {
-            "sha256": configs.digest(config),
-            "config_file": str(config.path),
-            "config_file_from_here": os.path.relpath(config.path, run.root.resolve()),
-            "config": configs.effective(config),
-            "origin": None if origin is None else weights.identity(origin),
-        }
-        write_atomic(run.effective, msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n")
-    return tokenizers.load(folder / tokenizers.NAME)

@@ -83,12 +83,12 @@ def plan(path: Path, *, name: str | None, runs_dir: Path, resume: Literal["auto"
 
 def describe(plan: Plan) -> dict[str, Any]:
     """What a launch would train on: phases, sources, bounds and the share intervals they imply."""
-    from trainer import launch, sources, weights
+    from trainer import identity, launch, sources, weights
 
     config, run = plan.config, plan.run
     known: set[str] = set()
     if run.exists():
-        launch.refuse_other_config(run, config)
+        identity.refuse_other_config(run, config)
         envelope, _ = StateStore(run.state).read()
         payload = envelope.payload if envelope else {}
         known = set(payload.get("bandit", {}).get("arms", {})) | set(payload.get("pruned", {}))

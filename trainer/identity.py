@@ -1,0 +1,92 @@
+"""What a run is and stays: its config, its tokenizer, whose weights it began with, kept beside it and compared."""
+
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from curriculum import config as configs
+from curriculum.config import Config
+from curriculum.errors import Exit, FirehoseError
+from curriculum.files import sha256_file, write_atomic
+from curriculum.text import template
+from curriculum.text import tokenizer as tokenizers
+from curriculum.text.tokenizer import Tokenizer
+from curriculum.tokens.corpus import Corpus
+from state.run_dir import RunDir
+from state.store import StateStore
+from trainer import weights
+from trainer.checkpoint import Checkpoint
+
+Say = Callable[[str], None]
+
+
+def refuse_other_config(run: RunDir, config: Config) -> None:
+    """A run goes on with the config it began with; name what differs (I18)."""
+    try:
+        old = msgspec.json.decode(run.effective.read_bytes())["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        envelope, _ = StateStore(run.state).read()
+        if envelope is None or envelope.config_sha256 == configs.digest(config):
+            return
+        raise FirehoseError(
+            Exit.REFUSED,
+            f"the config is not the one this run began with, and which keys differ cannot be said: {error}",
+            path=run.effective,
+            next=f"firehose run {run.config} goes on with the run's own copy of its config",
+        ) from None
+    changed = configs.differences(old, configs.effective(config))
+    if changed:
+        raise FirehoseError(
+            Exit.REFUSED,
+            f"the config is not the one this run began with; changed: {', '.join(changed)}",
+            path=config.path,
+            next=f"firehose run {run.config} --name {run.name} goes on as before; for the new values begin another run: "
+            f"--name OTHER, with init_from = '{run.root.resolve()}' under [train] to keep the weights",
+        )
+
+
+def refuse_other_tokenizer(run: RunDir, corpus: Corpus, stored: Checkpoint | None, say: Say) -> None:
+    """Token ids mean what they meant: a run's tokenizer never changes. A lost or damaged copy of it is made again."""
+    if not run.effective.exists():
+        return
+    own = run.root / "tokenizer" / tokenizers.NAME
+    found = sha256_file(own) if own.is_file() else None
+    expected = stored.meta["tokenizer_sha256"] if stored else found
+    if expected in (None, corpus.tokenizer_sha256):
+        copies = {tokenizers.NAME: found, template.NAME: None}
+        for name, sha256 in copies.items():
+            bytes_now = (corpus.folder / name).read_bytes()
+            target = own.with_name(name)
+            if sha256 != corpus.tokenizer_sha256 and (
+                not target.is_file() or target.read_bytes() != bytes_now
+            ):
+                target.parent.mkdir(exist_ok=True)
+                write_atomic(target, bytes_now)
+                say(f"{target} was missing or damaged and is made again from {corpus.folder}")
+    else:
+        raise FirehoseError(
+            Exit.REFUSED,
+            "the tokenizer is not the one this run began with",
+            path=corpus.tokenizer,
+            next="bring back the token files this run was trained on, or begin another run: --name OTHER",
+        )
+
+
+def store(config: Config, corpus: Corpus, run: RunDir, origin: Checkpoint | None) -> Tokenizer:
+    """Keep beside the run what it is: the user's file, its effective form, whose weights it began with, tokenizer."""
+    folder = run.root / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    if not run.effective.exists():
+        write_atomic(run.config, config.path.read_bytes())
+        for name in (tokenizers.NAME, template.NAME):
+            write_atomic(folder / name, (corpus.folder / name).read_bytes())
+        body = {
+            "sha256": configs.digest(config),
+            "config_file": str(config.path),
+            "config_file_from_here": os.path.relpath(config.path, run.root.resolve()),
+            "config": configs.effective(config),
+            "origin": None if origin is None else weights.identity(origin),
+        }
+        write_atomic(run.effective, msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n")
+    return tokenizers.load(folder / tokenizers.NAME)
