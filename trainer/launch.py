@@ -31,7 +31,7 @@ from trainer.parts import Parts
 from trainer.record import ROW_FILES, Position, Record
 from trainer.ring import Ring
 from trainer.signals import Flags
-from trainer.sources import check_sources, open_corpus, open_phase, scheduler_config, specs
+from trainer.sources import check_sources, known_arms, open_corpus, open_phase, scheduler_config, specs
 from trainer.step import TrainStep
 
 Say = Callable[[str], None]
@@ -98,8 +98,7 @@ def reconciled(config: Config, corpus: Corpus, settled: Settled) -> Reconciled:
     Raises FirehoseError where a source never seen before has no token files, or none is left.
     """
     payload = settled.payload or {}
-    known = set(payload.get("bandit", {}).get("arms", {})) | set(payload.get("pruned", {}))
-    check_sources(config, corpus, known=known)
+    check_sources(config, corpus, known=known_arms(payload))
     sources = {
         name: {
             "cap": source.cap,

@@ -223,6 +223,8 @@ class Loop:
     def commit(self, *, checkpoint: bool, ended: Exit | None) -> None:
         """Rows, then checkpoint, then state: each durable before the next says that it is there."""
         parts = self.parts
+        if checkpoint and self.at.last_sample and self.at.last_sample["kind"] == "pass":
+            self.at.passing_checkpoint = self.at.step
         payload = {
             "bandit": parts.scheduler.snapshot(),
             "reward": parts.reward.snapshot(),
@@ -233,9 +235,6 @@ class Loop:
             marks = parts.record.commit_rows()
         payload["files"] = marks
         if checkpoint:
-            if self.at.last_sample and self.at.last_sample["kind"] == "pass":
-                self.at.passing_checkpoint = self.at.step
-                payload |= self.at.payload()
             with self.timers("checkpoint"):
                 parts.record.checkpoint(self.at, payload, parts.model, parts.optimizer)
         with self.timers("commit"):

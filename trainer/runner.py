@@ -91,7 +91,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         identity.refuse_other_config(run, config)
         envelope, _ = StateStore(run.state).read()
         payload = envelope.payload if envelope else {}
-        known = set(payload.get("bandit", {}).get("arms", {})) | set(payload.get("pruned", {}))
+        known = sources.known_arms(payload)
         if halt := payload.get("halt"):
             raise launch.halted(run, halt)
     with naming(config):

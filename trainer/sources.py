@@ -1,5 +1,7 @@
 """The sources of a run: their token files, checked, and the arms that the bandit makes of them."""
 
+from typing import Any
+
 from bandit.arms import ArmSpec
 from bandit.scheduler import Scheduler, SchedulerConfig
 from curriculum.config import Config
@@ -31,6 +33,11 @@ def open_corpus(config: Config) -> Corpus:
             path=folder,
             next=f"{first}firehose data build {config.path}",
         ) from error
+
+
+def known_arms(payload: dict[str, Any]) -> set[str]:
+    """The arms a state's payload has a record of, live or put aside."""
+    return set(payload.get("bandit", {}).get("arms", {})) | set(payload.get("pruned", {}))
 
 
 def check_present(config: Config, corpus: Corpus, *, known: set[str]) -> list[str]:
