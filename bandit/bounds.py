@@ -23,9 +23,14 @@ def shares(weights: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray
         or bool(np.any(low > high))
     ):
         raise InfeasibleBounds(f"shares cannot sum to 1 between {low.tolist()} and {high.tolist()}")
+    weights = weights / max(float(np.max(weights)), 1e-300)
+    total = float(np.sum(weights))
+    if total > 0.0:
+        scaled = weights / total
+        if bool((scaled >= low).all()) and bool((scaled <= high).all()):
+            return scaled
     result = np.zeros(len(weights))
     free = np.ones(len(weights), dtype=np.bool_)
-    weights = weights / max(float(np.max(weights)), 1e-300)
     while bool(free.any()):
         total = float(np.sum(weights[free]))
         if total == 0.0:

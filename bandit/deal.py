@@ -6,105 +6,118 @@ nobody sleeps, served minus target stays in [-(H_K - 1), 1 - 1/K] pulls for any 
 (Bender, Farach-Colton and Kuszmaul 2019, arXiv:1904.02861).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bandit.arms import BoolArray, FloatArray, IntArray
+from bandit.arms import BoolArray, FloatArray, IntArray, cells
 from bandit.bounds import ROUNDING
 from bandit.snapshot import Record
 
 
 @dataclass(slots=True)
 class Span:
-    """Shares in force from the ticket `first` on; zero for arms asleep."""
+    """What is in force from the ticket `first` on: who is awake, and the shares dealt, zero where nothing is dealt."""
 
     first: int
     awake: BoolArray
     shares: FloatArray
 
 
-class Dealer:
-    """Credits and counts since the last restart, each (arms,).
+class Tally:
+    """Counts since the last restart, each (arms,), kept so that any open ticket's pull can be taken back.
 
-    credit: pulls owed (above 0) or ahead (below 0). served: the arm's pulls (T_i). offered: pulls of all arms while
-    this one was awake (A_i). The shares of open tickets are remembered, so that a pull can be taken back.
+    served: the arm's pulls (T_i). offered: pulls of all arms while this one was awake (A_i). credit: pulls owed (above
+    0) or ahead (below 0), 0 throughout where nothing is dealt by shares. What a pull changes for many arms is held
+    back and added by `fold`, so that a pick touches few numbers.
     """
 
     def __init__(self, arms: int) -> None:
-        self.credit: FloatArray = np.zeros(arms)
         self.served: IntArray = np.zeros(arms, dtype=np.int64)
         self.offered: IntArray = np.zeros(arms, dtype=np.int64)
+        self.credit: FloatArray = np.zeros(arms)
         self.spans: list[Span] = []
+        self._served = cells(self.served)
+        self._held = 0  # pulls since the last fold
 
-    def set_shares(self, first: int, awake: BoolArray, shares: FloatArray) -> None:
-        """Deal by `shares` (arms,), zero outside `awake` (arms,), from the ticket `first` on."""
+    def begin(self, first: int, awake: BoolArray, shares: FloatArray) -> None:
+        """Serve the arms of `awake` (arms,) by `shares` (arms,), zero elsewhere, from the ticket `first` on."""
+        self.fold()
         self.spans.append(Span(first, awake.copy(), shares))
+        self._enter()
 
-    @property
-    def shares(self) -> FloatArray:
-        """Shares in force now (arms,); zeros before the first `set_shares`."""
-        return self.spans[-1].shares if self.spans else np.zeros(len(self.credit))
+    def _enter(self) -> None:
+        """Prepare for picks under the newest span."""
 
-    def deal(self, tie: Callable[[list[int]], int]) -> int:
-        """The row that is served next. `tie` chooses among rows of exactly equal credit."""
-        span = self.spans[-1]
-        self.credit += span.shares
-        score = np.where(span.awake, self.credit, -np.inf)
-        row = int(score.argmax())
-        equal = score == score[row]
-        if np.count_nonzero(equal) > 1:
-            row = tie(np.flatnonzero(equal).tolist())
-        self.credit[row] -= 1.0
-        self.served[row] += 1
-        self.offered += span.awake
-        return row
+    def fold(self) -> None:
+        """Add what was held back."""
+        if self._held:
+            self.offered += self._held * self.spans[-1].awake
+            self._held = 0
+
+    def _took(self, row: int) -> None:
+        self._served[row] += 1
+        self._held += 1
 
     def undo(self, ticket: int, row: int) -> None:
         """Take back the pull of a ticket; a ticket from before the last restart is in no count here."""
+        self.fold()
         span = next((span for span in reversed(self.spans) if span.first <= ticket), None)
         if span is not None:
-            self.credit -= span.shares
-            self.credit[row] += 1.0
+            self._undo(span, row)
             self.served[row] -= 1
             self.offered -= span.awake
+            self._enter()
+
+    def _undo(self, span: Span, row: int) -> None:
+        """What a kind of service takes back beside the counts."""
 
     def forget(self, oldest_open: int) -> None:
-        """Drop the shares that only tickets older than `oldest_open` were dealt by."""
+        """Drop the spans that only tickets older than `oldest_open` were picked under."""
         while len(self.spans) > 1 and self.spans[1].first <= oldest_open:
             del self.spans[0]
 
     def restart(self) -> None:
-        """Forget credits and counts, as at a change of bounds."""
-        self.credit[:] = 0.0
+        """Forget the counts, as at a change of bounds."""
         self.served[:] = 0
         self.offered[:] = 0
+        self.credit[:] = 0.0
         self.spans.clear()
+        self._held = 0
+
+    def share_of(self, ticket: int, row: int) -> float:
+        """The share by which an open ticket was dealt; 0 for one from before the last restart."""
+        span = next((span for span in reversed(self.spans) if span.first <= ticket), None)
+        return 0.0 if span is None else float(span.shares[row])
+
+    @property
+    def shares(self) -> FloatArray:
+        """Shares in force now (arms,); zeros before the first span."""
+        return self.spans[-1].shares if self.spans else np.zeros(len(self.served))
 
     def in_force(self, awake: BoolArray) -> bool:
-        """Whether shares are set for exactly these arms (arms,)."""
-        if not self.spans:
-            return False
-        span = self.spans[-1]
-        return bool((span.awake == awake).all()) and abs(float(np.sum(span.shares)) - 1.0) < ROUNDING
+        """Whether a span is there for exactly these arms (arms,)."""
+        return bool(self.spans) and bool((self.spans[-1].awake == awake).all())
 
-    def snapshot_spans(self, ids: list[int]) -> list[dict[str, Any]]:
-        """The shares of open tickets as plain data: [{"first": ticket, "shares": {arm id: share}}], awake arms only."""
+    def snapshot_spans(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """The spans of open tickets as plain data: [{"first": ticket, "shares": {arm id: share}}], awake arms only."""
         return [
             {
                 "first": span.first,
-                "shares": {str(ids[row]): float(span.shares[row]) for row in np.flatnonzero(span.awake)},
+                "shares": {
+                    str(ids[row]): float(span.shares[row]) for row in np.flatnonzero(span.awake).tolist()
+                },
             }
             for span in self.spans
         ]
 
-    def restore_spans(self, rows: Mapping[int, int], records: list[Record]) -> None:
-        """The inverse of `snapshot_spans`; shares of arms that are gone are left out."""
+    def restore(self, rows: Mapping[int, int], records: list[Record]) -> None:
+        """The inverse of `snapshot_spans`, once the columns are loaded; arms that are gone are left out."""
         for record in records:
-            awake = np.zeros(len(self.credit), dtype=np.bool_)
-            shares = np.zeros(len(self.credit))
+            awake = np.zeros(len(self.served), dtype=np.bool_)
+            shares = np.zeros(len(self.served))
             table = record.table("shares")
             for identity in table:
                 row = rows.get(table.key_as_id(identity))
@@ -112,3 +125,38 @@ class Dealer:
                     awake[row] = True
                     shares[row] = table.number(identity)
             self.spans.append(Span(record.whole("first"), awake, shares))
+        if self.spans:
+            self._enter()
+
+
+class Dealer(Tally):
+    """Serves the largest credit, and the first of equal ones: rows stand in the order of preference (`ArmTable`)."""
+
+    def _enter(self) -> None:
+        span = self.spans[-1]
+        rows = np.flatnonzero(span.awake)
+        self._rows: list[int] = rows.tolist()
+        self._gains: FloatArray = span.shares[rows]
+        self._credits: FloatArray = self.credit[rows]
+        self._single = cells(self._credits)
+
+    def fold(self) -> None:
+        if self._held:
+            self.credit[self._rows] = self._credits
+        super().fold()
+
+    def deal(self) -> int:
+        """The row that is served next."""
+        self._credits += self._gains
+        at = int(self._credits.argmax())
+        self._single[at] -= 1.0
+        row = self._rows[at]
+        self._took(row)
+        return row
+
+    def _undo(self, span: Span, row: int) -> None:
+        self.credit -= span.shares
+        self.credit[row] += 1.0
+
+    def in_force(self, awake: BoolArray) -> bool:
+        return super().in_force(awake) and abs(float(np.sum(self.shares)) - 1.0) < ROUNDING

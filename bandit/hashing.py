@@ -5,6 +5,7 @@ in any order, at any time. The mixer is splitmix64's finaliser (Steele, Lea, Flo
 pseudorandom number generators", figure 6), applied once per part.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 MASK = (1 << 64) - 1
@@ -42,3 +43,8 @@ def below(limit: int, *parts: int) -> int:
     True
     """
     return (mix64(*parts) * limit) >> 64
+
+
+def preference(seed: int, ids: Sequence[int]) -> list[int]:
+    """The ids in the order in which equal ones are served: by a hash of (seed, id), never by position or name."""
+    return sorted(ids, key=lambda identity: (mix64(seed, Purpose.TIE, identity), identity))

@@ -9,7 +9,7 @@ twice, not even after a cancellation, so a late credit of a cancelled pull canno
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bandit.errors import (
     CreditedTwice,
@@ -21,8 +21,7 @@ from bandit.errors import (
 from bandit.snapshot import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """One pull as issued. arm: its id. window: the arm's cursor before the pull, the first window of the pull."""
 
     id: int
@@ -82,18 +81,19 @@ class Ledger:
             if 0 < ticket_id <= self.counted:
                 raise CreditedTwice(f"ticket {ticket_id} is closed: it was counted or cancelled")
             raise UnknownTicket(f"ticket {ticket_id} is not open: it was never issued, or was cancelled")
-        arm = self.name(entry.ticket.arm)
-        where = f"ticket {ticket_id} of {arm}, step {entry.ticket.step}"
         if entry.credited:
-            raise CreditedTwice(f"{where}: credited already", arm=arm)
-        if reward is not None:
-            reward = float(reward)
+            arm = self.name(entry.ticket.arm)
+            raise CreditedTwice(f"{self._where(entry.ticket)}: credited already", arm=arm)
+        if reward is not None and not 0.0 <= reward <= 1.0:  # a NaN is not, either
+            arm, where = self.name(entry.ticket.arm), self._where(entry.ticket)
             if not math.isfinite(reward):
                 raise NonFiniteReward(f"{where}: reward {reward} is not finite", arm=arm)
-            if not 0.0 <= reward <= 1.0:
-                raise RewardOutOfRange(f"{where}: reward {reward} is outside [0, 1]", arm=arm)
+            raise RewardOutOfRange(f"{where}: reward {reward} is outside [0, 1]", arm=arm)
+        entry.reward = None if reward is None else float(reward)
         entry.credited = True
-        entry.reward = reward
+
+    def _where(self, ticket: Ticket) -> str:
+        return f"ticket {ticket.id} of {self.name(ticket.arm)}, step {ticket.step}"
 
     def due(self, step: int) -> list[Entry]:
         """The open tickets picked at `step` or before, in order. MissingCredit if one of them has no credit yet."""
@@ -103,10 +103,7 @@ class Ledger:
                 break
             if not entry.credited:
                 arm = self.name(entry.ticket.arm)
-                raise MissingCredit(
-                    f"ticket {entry.ticket.id} of {arm}, step {entry.ticket.step}: due, but not credited",
-                    arm=arm,
-                )
+                raise MissingCredit(f"{self._where(entry.ticket)}: due, but not credited", arm=arm)
             due.append(entry)
         return due
 

@@ -1,7 +1,10 @@
 """The scheduler: issues a ticket for every pull, counts the rewards when they are due, and survives a restart exactly.
 
-Picks are a pure function of the configuration, the arms' ids and data, and the rewards by pick step. All sums run
-over rows in the order of ids, and a draw is a hash of (seed, purpose, step, arm id).
+Picks are a pure function of the configuration, the arms' ids and data, and the rewards by pick step. Every sum and
+every search runs over rows in an order that only (seed, id) decides, and a draw is a hash of (seed, purpose, step).
+
+The arms are columns of numbers: a pick or a credit touches a few of them through views of single cells, a refresh of the
+weights (a mixture, every dwell) or an index (an argmax, every pick) is a handful of operations on whole columns.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.arms import ArmSpec, ArmTable, BoolArray, FloatArray, IntArray, bounds_record
+from bandit.arms import ArmSpec, ArmTable, BoolArray, FloatArray, IntArray, bounds_record, cells
 from bandit.bounds import intervals, relax, shares
-from bandit.deal import Dealer
+from bandit.deadlines import Deadlines
+from bandit.deal import Dealer, Tally
 from bandit.errors import (
     CancelTooLate,
     NothingEligible,
@@ -21,16 +25,17 @@ from bandit.errors import (
     StepOutOfOrder,
     UnknownArm,
 )
-from bandit.hashing import Purpose, below, mix64
-from bandit.index import Estimator, discount
+from bandit.hashing import Purpose, below
+from bandit.index import NO_PULLS, Estimator, discount
 from bandit.ledger import Entry, Ledger, Ticket
 from bandit.penalty import AGE_DECAY, Trace
-from bandit.policies import POLICIES, Candidates
+from bandit.policies import POLICIES, Candidates, exploration
 from bandit.reward import repetition_terms
 from bandit.settings import SchedulerConfig
-from bandit.snapshot import Record, dump_row, load_row
+from bandit.snapshot import Record, dump_rows, load_row
 from bandit.views import ArmView, arm_view
 
+NEVER = 1 << 62
 __all__ = ["ArmSpec", "ArmView", "Scheduler", "SchedulerConfig", "Ticket"]
 
 
@@ -50,18 +55,25 @@ class Scheduler:
 
     def __init__(self, config: SchedulerConfig, arms: Sequence[ArmSpec]) -> None:
         self.config = config
-        self.arms = ArmTable(arms)
+        self.policy = POLICIES[config.policy]
+        self.arms = ArmTable(arms, config.seed)
         count = len(self.arms)
         self.memory = config.memory or max(200, 32 * count, config.grad_accum)
         self.gamma = discount(self.memory, config.grad_accum)
-        self._estimator = Estimator(count, self.gamma)
+        self._estimator = Estimator(count, self.gamma, self.arms.pullable)
         self._trace = Trace(count, self.gamma)
-        self._dealer = Dealer(count)
+        self._tally: Tally
+        if self.policy.weights is None:
+            self._deadlines = self._tally = Deadlines(count)
+        else:
+            self._dealer = self._tally = Dealer(count)
         self._ledger = Ledger(self.arms.names)
         self._cursor: IntArray = np.zeros(count, dtype=np.int64)
         self._pulls: IntArray = np.zeros(count, dtype=np.int64)
-        self._pending: IntArray = np.zeros(count, dtype=np.int64)
+        self._pending: FloatArray = np.full(count, NO_PULLS)  # pulls in flight
+        self._score: FloatArray = np.full(count, self.policy.score)
         self._weight: FloatArray = np.zeros(count)
+        self._worn: FloatArray | None = None  # repetition penalty - 1, once a source has been read through
         self._awake: BoolArray = self.arms.pullable.copy()
         self._wake()
         self._step = 0  # of the last pick
@@ -70,15 +82,18 @@ class Scheduler:
         self._dwell_end = 0
         self._stale = True  # weights are refreshed at the next pick, whatever the dwell
         self._last_sample = 0
+        self._cursors, self._pull_counts = cells(self._cursor), cells(self._pulls)
+        self._in_flight, self._scores = cells(self._pending), cells(self._score)
+        self._sizes = self.arms.windows.tolist()
         # Every column of an arm's record in a snapshot that is state rather than configuration.
         self._columns: dict[str, NDArray[Any]] = {
             "eligible": self._awake,
             "cursor": self._cursor,
             "pulls": self._pulls,
             "weight": self._weight,
-            "credit": self._dealer.credit,
-            "served": self._dealer.served,
-            "offered": self._dealer.offered,
+            "credit": self._tally.credit,
+            "served": self._tally.served,
+            "offered": self._tally.offered,
             "weight_sum": self._estimator.weight_sum,
             "weight_square_sum": self._estimator.weight_square_sum,
             "reward_sum": self._estimator.reward_sum,
@@ -88,6 +103,10 @@ class Scheduler:
             "last_step": self._estimator.last_step,
             "penalty_trace": self._trace.sums,
         }
+        if self.policy.weights is None:
+            self._columns |= {"share_floor": self._deadlines.floor, "share_cap": self._deadlines.cap}
+        if self.policy.learn is not None:
+            self._columns["score"] = self._score
 
     def _wake(self) -> list[str]:
         """Recompute what depends on the awake set; returns what had to be relaxed."""
@@ -115,7 +134,7 @@ class Scheduler:
         self._stale |= restart or bool((awake != self._awake).any())
         self._awake[:] = awake
         if restart:
-            self._dealer.restart()
+            self._tally.restart()
         return self._wake()
 
     def pick(self, step: int) -> Ticket:
@@ -130,11 +149,14 @@ class Scheduler:
             self._begin(step)
         if self._stale or step >= self._dwell_end:
             self._refresh(step)
-        row = self._dealer.deal(lambda rows: max(rows, key=lambda row: self._tie(step, row)))
-        ticket = self._ledger.issue(step, self._micro, self.arms.ids[row], int(self._cursor[row]))
-        self._cursor[row] += self.config.windows_per_pull
-        self._pulls[row] += 1
-        self._pending[row] += 1
+        row = self._dealer.deal() if self.policy.weights else self._deadlines.serve(self._bound)
+        cursor = self._cursors[row]
+        ticket = self._ledger.issue(step, self._micro, self.arms.ids[row], cursor)
+        self._cursors[row] = cursor = cursor + self.config.windows_per_pull
+        self._pull_counts[row] += 1
+        self._in_flight[row] += 1.0
+        if cursor > self._sizes[row] and not self.policy.weights:
+            self._wear(row)
         self._micro += 1
         return ticket
 
@@ -153,7 +175,7 @@ class Scheduler:
             self._count(entry)
             self._ledger.close(entry)
         if due:
-            self._dealer.forget(self._ledger.oldest_open)
+            self._tally.forget(self._ledger.oldest_open)
         self._settled = max(self._settled, step - self.config.delay)
         self._step, self._micro = step, 0
 
@@ -162,43 +184,73 @@ class Scheduler:
         row = self.arms.row.get(entry.ticket.arm)
         if row is None:
             return
-        self._pending[row] -= 1
+        self._in_flight[row] = self._in_flight[row] - 1.0 or NO_PULLS
         if entry.reward is not None:
-            self._estimator.add(row, entry.ticket.step, entry.reward, entry.penalty)
-            if entry.ticket.step > self._last_sample:
-                self._trace.fold(row, entry.ticket.step)
+            ticket = entry.ticket
+            self._estimator.add(row, ticket.step, entry.reward, entry.penalty)
+            if ticket.step > self._last_sample:
+                self._trace.fold(row, ticket.step)
+            if self.policy.learn is not None:
+                share = self._tally.share_of(ticket.id, row)
+                least = exploration(ticket.step, len(self._rows))
+                self._scores[row] = self.policy.learn(self._scores[row], entry.reward, share, least)
 
-    def _tie(self, step: int, row: int) -> int:
-        return mix64(self.config.seed, Purpose.TIE, step, self.arms.ids[row])
-
-    def _index(self, step: int) -> FloatArray:
+    def _bound(self) -> FloatArray:
+        """The index of every arm for the pick that is being made (arms,), repetition counted in the means."""
         config = self.config
-        return self._estimator.index(step, self._pending, self.arms.pullable, config.xi, config.zeta)
+        bound = self._estimator.bound(self._step, self._pending, config.xi, config.zeta)
+        if self._worn is not None:
+            bound += self._worn * self._estimator.mean()
+        return bound
+
+    def _wear(self, row: int) -> None:
+        """Work out the repetition penalty of an arm of an argmax."""
+        if self._worn is None:
+            self._worn = np.zeros(len(self.arms))
+        self._worn[row] = 1.0 / max(1.0, self._cursors[row] / max(1, self._sizes[row])) - 1.0
 
     def _refresh(self, step: int) -> None:
-        """Draw a new dwell, and weights and shares for it."""
+        """Draw a new dwell, and weights and shares for it; an argmax takes its bounds, and has no dwells."""
         config, rows = self.config, self._rows
-        policy = POLICIES[config.policy]
+        dealt, first = np.zeros(len(self.arms)), self._ledger.next_id
+        if self.policy.weights is None:
+            low, high = intervals(self._floors(), self.arms.cap[rows], self._low, self._high)
+            greatest = np.zeros(len(self.arms))
+            dealt[rows], greatest[rows] = low, high
+            self._deadlines.set_bounds(first, self._awake, dealt, greatest)
+            self._worn = None
+            for row in np.flatnonzero(self._cursor > self.arms.windows).tolist():
+                self._wear(row)
+        else:
+            weights = self._weights(step)
+            dealt[rows] = shares(weights, self._low, self._high)
+            self._weight[:] = 0.0
+            self._weight[rows] = weights
+            self._dealer.begin(first, self._awake, dealt)
+        least, most = config.dwell
+        self._dwell_end = step + least + below(most - least + 1, config.seed, Purpose.DWELL, step)
+        if self.policy.weights is None and config.floors_override_repetition:
+            self._dwell_end = NEVER  # its bounds only change with the arms
+        self._stale = False
+
+    def _weights(self, step: int) -> FloatArray:
+        """The weights of the awake arms for a dwell (awake arms,), within their floors and caps."""
+        assert self.policy.weights is not None
+        config, rows = self.config, self._rows
         candidates = Candidates(
-            index=self._index(step)[rows],
-            tie=np.array([self._tie(step, row) for row in rows.tolist()], dtype=np.uint64),
+            step=step,
+            index=self._estimator.parts(step, self._pending, config.xi, config.zeta).index[rows],
+            score=self._score[rows],
             windows=self.arms.windows[rows],
             focus_size=config.focus_size,
             background=config.background,
+            temperature=config.temperature,
         )
-        weights = policy.weights(candidates)
-        if policy.repetition:
+        weights = self.policy.weights(candidates)
+        if self.policy.repetition:
             penalty, bonus = repetition_terms(self._cursor[rows], self.arms.windows[rows])
             weights = weights * penalty * bonus
-        weights = np.minimum(self.arms.cap[rows], np.maximum(self._floors(), weights))
-        dealt = np.zeros(len(self.arms))
-        dealt[rows] = shares(weights, self._low, self._high)
-        self._weight[:] = 0.0
-        self._weight[rows] = weights
-        self._dealer.set_shares(self._ledger.next_id, self._awake, dealt)
-        least, most = config.dwell
-        self._dwell_end = step + least + below(most - least + 1, config.seed, Purpose.DWELL, step)
-        self._stale = False
+        return np.minimum(self.arms.cap[rows], np.maximum(self._floors(), weights))
 
     def _floors(self) -> FloatArray:
         """Floors of the awake arms as they bind now (awake arms,)."""
@@ -255,8 +307,8 @@ class Scheduler:
                 # min: a cursor that was set back since, as by changed data, stays where it was set.
                 self._cursor[row] = min(int(self._cursor[row]), ticket.window)
                 self._pulls[row] -= 1
-                self._pending[row] -= 1
-                self._dealer.undo(ticket.id, row)
+                self._in_flight[row] = self._in_flight[row] - 1.0 or NO_PULLS
+                self._tally.undo(ticket.id, row)
         if self._step >= step:
             self._step, self._micro = step - 1, self.config.grad_accum
             self._stale = True
@@ -264,7 +316,7 @@ class Scheduler:
 
     def cursors(self) -> dict[int, int]:
         """Arm id to windows served, lifetime."""
-        return {identity: int(self._cursor[row]) for identity, row in self.arms.row.items()}
+        return {identity: self._cursors[row] for identity, row in self.arms.row.items()}
 
     def open_tickets(self) -> list[Ticket]:
         """Tickets not counted yet, in the order of their ids."""
@@ -282,23 +334,24 @@ class Scheduler:
             low[self._rows], high[self._rows] = intervals(
                 self._floors(), self.arms.cap[self._rows], self._low, self._high
             )
+        share = self._tally.served / max(1, int(np.sum(self._tally.served)))
+        parts = self._estimator.parts(step, self._pending, self.config.xi, self.config.zeta)
         columns = {
             "eligible": self._awake,
             "weight": self._weight,
-            "share": self._dealer.served / max(1, int(np.sum(self._dealer.served))),
-            "target": self._dealer.shares,
+            "share": share,
+            "target": self._tally.shares if self.policy.weights else share,
             "share_low": low,
             "share_high": high,
             "pulls": self._pulls,
-            "mean_reward": self._estimator.mean(),
-            "index": self._index(step),
+            "mean_reward": parts.mean,
+            "index": parts.index,
         }
-        return [
-            arm_view(
-                spec, int(self._cursor[row]), {key: column[row].item() for key, column in columns.items()}
-            )
+        views = [
+            arm_view(spec, self._cursors[row], {key: column[row].item() for key, column in columns.items()})
             for row, spec in enumerate(self.arms.specs)
         ]
+        return sorted(views, key=lambda view: view.id)
 
     def snapshot(self) -> dict[str, Any]:
         """All of the state as plain, finite, JSON-able data; `restore` gives back the same scheduler bit for bit.
@@ -306,16 +359,16 @@ class Scheduler:
         `arms` maps each name to its record, to be read and edited: an edit of `mean` wins over `reward_sum`, and
         bounds and windows are shown here but taken from the arms given to `restore`.
         """
-        mean = self._estimator.mean()
-        records = {}
-        for row, spec in enumerate(self.arms.specs):
-            counted = self._estimator.weight_sum[row] > 0.0
-            records[spec.name] = {
-                "id": spec.id,
-                **bounds_record(spec),
-                **dump_row(self._columns, row),
-                "mean": float(mean[row]) if counted else None,
-            }
+        self._tally.fold()
+        counted = self._estimator.weight_sum > 0.0
+        means = [
+            mean if seen else None
+            for mean, seen in zip(self._estimator.mean().tolist(), counted, strict=True)
+        ]
+        records = {
+            spec.name: {"id": spec.id, **bounds_record(spec), **row, "mean": mean}
+            for spec, row, mean in zip(self.arms.specs, dump_rows(self._columns), means, strict=True)
+        }
         return {
             "arms": records,
             "step": self._step,
@@ -328,7 +381,7 @@ class Scheduler:
             "last_sample_step": self._last_sample,
             "next_ticket": self._ledger.next_id,
             "counted_ticket": self._ledger.counted,
-            "deals": self._dealer.snapshot_spans(self.arms.ids),
+            "deals": self._tally.snapshot_spans(self.arms.ids),
             "tickets": self._ledger.snapshot(),
         }
 
@@ -378,19 +431,23 @@ class Scheduler:
             self._trace.adopt(gamma, self._step)
         self._dwell_end = record.whole("dwell_end")
         self._last_sample = record.whole("last_sample_step")
-        self._dealer.restore_spans(self.arms.row, record.rows("deals"))
-        self._stale |= len(found) < len(self.arms) or not self._dealer.in_force(self._awake)
+        self._estimator.outdate()
+        self._tally.restore(self.arms.row, record.rows("deals"))
+        self._stale |= len(found) < len(self.arms) or not self._tally.in_force(self._awake)
         self._ledger.restore(
             record.rows("tickets"), record.whole("next_ticket"), record.whole("counted_ticket")
         )
         for entry in self._ledger:
             if entry.ticket.arm in self.arms.row:
                 self._pending[self.arms.row[entry.ticket.arm]] += 1
+        for row in np.flatnonzero(self._cursor > self.arms.windows).tolist():
+            self._wear(row)
 
     def _load_arm(self, row: int, record: Record) -> None:
         load_row(self._columns, row, record)
         mean = record.number_or_none("mean")
-        if mean is not None and mean != self._estimator.mean()[row]:
-            self._estimator.reward_sum[row] = mean * self._estimator.weight_sum[row]
+        estimator = self._estimator
+        if mean is not None and mean != estimator.reward_sum[row] / (estimator.weight_sum[row] or 1.0):
+            estimator.reward_sum[row] = mean * estimator.weight_sum[row]
         bounds = bounds_record(self.arms.specs[row])
         self._stale |= any(record.data.get(key) != value for key, value in bounds.items())

@@ -13,8 +13,8 @@ class SchedulerConfig:
 
     grad_accum: pulls a step. windows_per_pull: windows a pull serves. delay: steps from a ticket's step to the step
     whose picks count its credit. policy: one of `bandit.policies.POLICIES`. focus_size: arms in focus, None for half
-    of the eligible ones. background: raw weight of the others. dwell: least and most steps between two refreshes of
-    the weights. memory: pulls remembered, None for max(200, 32 arms), at least one step's. xi, zeta: width of the
+    of the eligible ones. background: raw weight of the others. temperature: of `softmax-ucb`. dwell: least and most
+    steps between two refreshes of the weights. memory: pulls remembered, None for max(200, 32 arms), at least one step's. xi, zeta: width of the
     index. floors_override_repetition: False multiplies floors by the repetition penalty.
     """
 
@@ -25,6 +25,7 @@ class SchedulerConfig:
     policy: str = "focus-ucb"
     focus_size: int | None = None
     background: float = 0.1
+    temperature: float = 0.1
     dwell: tuple[int, int] = (7, 42)
     memory: int | None = None
     xi: float = 0.25
@@ -46,3 +47,5 @@ class SchedulerConfig:
         for key in ("background", "xi", "zeta"):
             if not 0.0 <= getattr(self, key) < math.inf:
                 raise InvalidConfig(f"{key} {getattr(self, key)} is not a finite number of at least 0")
+        if not 0.0 < self.temperature < math.inf:
+            raise InvalidConfig(f"temperature {self.temperature} is not a finite number above 0")

@@ -68,14 +68,19 @@ class Record:
         return int(key)
 
 
-def dump_row(columns: Mapping[str, NDArray[Any]], row: int) -> dict[str, Any]:
-    """One row of named columns as plain data; a NaN, which stands for "none yet", as None."""
-    values = {key: column[row].item() for key, column in columns.items()}
-    return {key: None if value != value else value for key, value in values.items()}
+def dump_rows(columns: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of named columns (arms,) as plain data; a NaN, which stands for "none yet", as None."""
+    keys, values = list(columns), []
+    for column in columns.values():
+        numbers: list[Any] = column.tolist()
+        if column.dtype == np.float64 and bool(np.isnan(column).any()):
+            numbers = [None if number != number else number for number in numbers]
+        values.append(numbers)
+    return (dict(zip(keys, row, strict=True)) for row in zip(*values, strict=True))
 
 
 def load_row(columns: Mapping[str, NDArray[Any]], row: int, record: Record) -> None:
-    """The inverse of `dump_row`; None is taken where the column's own default for the row is NaN."""
+    """The inverse of one row of `dump_rows`; None is taken where the column's own default for the row is NaN."""
     for key, column in columns.items():
         if column.dtype == np.bool_:
             column[row] = record.flag(key)

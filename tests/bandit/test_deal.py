@@ -27,8 +27,9 @@ def test_credit_stays_in_its_bounds_for_any_shares(seed: int, count: int) -> Non
     wanted = np.zeros(count)
     for ticket in range(1, 150):
         share = random_shares(rng, awake)
-        dealer.set_shares(ticket, awake, share)
-        dealer.deal(lambda rows: rows[0])
+        dealer.begin(ticket, awake, share)
+        dealer.deal()
+        dealer.fold()
         dealer.forget(ticket)
         wanted += share
         ahead = dealer.served - wanted
@@ -45,8 +46,9 @@ def test_the_bounds_are_reached_by_an_adversary_and_not_passed(count: int) -> No
     waiting = set(range(count))
     for ticket in range(1, count):
         share = np.array([row in waiting for row in range(count)]) / len(waiting)
-        dealer.set_shares(ticket, awake, share)
-        served = dealer.deal(lambda rows: rows[-1])
+        dealer.begin(ticket, awake, share)
+        served = dealer.deal()
+        dealer.fold()
         if ticket == 1:
             assert dealer.credit[served] == pytest.approx(-(1 - 1 / count), abs=1e-12)
         waiting.remove(served)
@@ -61,9 +63,10 @@ def test_sleepers_keep_their_credit_and_are_not_served(seed: int, count: int) ->
     for ticket in range(1, 200):
         flipped = awake ^ (rng.random(count) < 0.1)
         awake = flipped if flipped.any() else awake
-        dealer.set_shares(ticket, awake, random_shares(rng, awake))
+        dealer.begin(ticket, awake, random_shares(rng, awake))
         frozen, offered = dealer.credit[~awake], dealer.offered.copy()
-        row = dealer.deal(lambda rows: rows[0])
+        row = dealer.deal()
+        dealer.fold()
         dealer.forget(ticket)
         assert awake[row]
         assert (dealer.credit[~awake] == frozen).all()
@@ -72,14 +75,13 @@ def test_sleepers_keep_their_credit_and_are_not_served(seed: int, count: int) ->
         assert len(dealer.spans) == 1
 
 
-def test_equal_credits_are_settled_by_the_tie() -> None:
-    for choice in range(3):
-        dealer = Dealer(4)
-        dealer.set_shares(1, np.array([True, True, True, False]), np.array([0.25, 0.25, 0.25, 0.25]))
-        assert dealer.deal(lambda rows, choice=choice: rows[choice]) == choice
+def test_the_first_of_equal_credits_is_served() -> None:
+    dealer = Dealer(4)
+    dealer.begin(1, np.array([False, True, True, True]), np.array([0.0, 0.25, 0.25, 0.25]))
+    assert [dealer.deal() for _ in range(3)] == [1, 2, 3]
     dealer = Dealer(2)
-    dealer.set_shares(1, np.ones(2, dtype=np.bool_), np.array([0.4, 0.6]))
-    assert dealer.deal(lambda rows: pytest.fail("no tie here")) == 1
+    dealer.begin(1, np.ones(2, dtype=np.bool_), np.array([0.4, 0.6]))
+    assert dealer.deal() == 1
 
 
 def test_pulls_are_taken_back_through_a_change_of_shares() -> None:
@@ -90,10 +92,11 @@ def test_pulls_are_taken_back_through_a_change_of_shares() -> None:
     for ticket in range(1, 31):
         if ticket % 6 == 1:
             awake = both[ticket % 12 == 1]
-            dealer.set_shares(ticket, awake, random_shares(rng, awake))
+            dealer.begin(ticket, awake, random_shares(rng, awake))
         if ticket == 11:
+            dealer.fold()
             before = dealer.credit.copy(), dealer.served.copy(), dealer.offered.copy()
-        rows.append(dealer.deal(lambda tied: tied[0]))
+        rows.append(dealer.deal())
     for ticket in range(30, 10, -1):
         dealer.undo(ticket, rows[ticket - 1])
     np.testing.assert_allclose(dealer.credit, before[0], atol=1e-12)
@@ -102,8 +105,8 @@ def test_pulls_are_taken_back_through_a_change_of_shares() -> None:
 
 def test_a_pull_from_before_a_restart_is_in_no_count_to_take_back() -> None:
     dealer, awake = Dealer(2), np.ones(2, dtype=np.bool_)
-    dealer.set_shares(1, awake, np.array([0.3, 0.7]))
-    row = dealer.deal(lambda rows: rows[0])
+    dealer.begin(1, awake, np.array([0.3, 0.7]))
+    row = dealer.deal()
     dealer.restart()
     dealer.undo(1, row)
     assert not dealer.credit.any() and not dealer.served.any() and not dealer.offered.any()

@@ -1,6 +1,5 @@
 """The index: exact discounted sums, exact through rebases, and UCB1 when told to be (T8, T10, B.3)."""
 
-import copy
 import math
 
 import numpy as np
@@ -10,8 +9,7 @@ from hypothesis import strategies as st
 
 from bandit.index import LARGEST_EXPONENT, Estimator, discount, rebase_period, ucb_v
 
-LIVE = np.ones(3, dtype=np.bool_)
-NONE_PENDING = np.zeros(3, dtype=np.int64)
+NONE_PENDING = np.zeros(3)
 
 
 def feed(estimator: Estimator, steps: range, seed: int = 0) -> list[tuple[int, int, float]]:
@@ -42,7 +40,7 @@ def test_ucb1_pick_for_pick() -> None:
     for time in range(2000):
         pulls = estimator.effective_pulls(time)
         log_total = math.log(max(1.0, pulls.sum()))
-        bound = ucb_v(estimator.mean(), np.ones(5), pulls, log_total, xi=1.0, zeta=0.0)
+        bound = ucb_v(estimator.mean(), np.ones(5), pulls, log_total, xi=1.0, zeta=0.0).index
         picks.append(int(np.argmax(bound)))
         estimator.add(picks[-1], time + 1, table[time, picks[-1]], 0.0)
     assert picks == expected and len(set(picks[-500:])) > 1
@@ -64,19 +62,19 @@ def test_a_scripted_sequence_by_hand() -> None:
         m + math.sqrt(2 * 0.25 * v * log / n) + 0.03 * log / n
         for m, v, n in zip([0.44, 1.0], [0.05, 0.02], pulls, strict=False)
     ]
-    index = estimator.index(4, np.array([0, 2, 0]), LIVE, 0.25, 0.03)
+    index = estimator.parts(4, np.array([0, 2, 0]), 0.25, 0.03).index
     assert index == pytest.approx([*expected, math.inf])
 
 
 def test_pulls_in_flight_narrow_the_width_and_leave_the_mean() -> None:
     estimator = Estimator(3, 0.99)
     feed(estimator, range(1, 40))
-    idle = estimator.index(40, NONE_PENDING, LIVE, 0.25, 0.03)
-    busy = estimator.index(40, np.array([5, 0, 0]), LIVE, 0.25, 0.03)
+    idle = estimator.parts(40, NONE_PENDING, 0.25, 0.03).index
+    busy = estimator.parts(40, np.array([5.0, 0, 0]), 0.25, 0.03).index
     assert busy[0] < idle[0] and busy[0] > estimator.mean()[0]
     fresh = Estimator(3, 0.99)
-    assert (fresh.index(1, NONE_PENDING, LIVE, 0.25, 0.03) == math.inf).all()
-    assert fresh.index(1, np.array([1, 0, 0]), LIVE, 0.25, 0.0)[0] == pytest.approx(
+    assert (fresh.parts(1, NONE_PENDING, 0.25, 0.03).index == math.inf).all()
+    assert fresh.parts(1, np.array([1, 0, 0]), 0.25, 0.0).index[0] == pytest.approx(
         0.5 + math.sqrt(2 * 0.25 * 0.02 * math.log(2))
     )
 
@@ -84,13 +82,17 @@ def test_pulls_in_flight_narrow_the_width_and_leave_the_mean() -> None:
 def test_the_log_counts_live_arms_only() -> None:
     estimator = Estimator(3, 1.0)
     feed(estimator, range(1, 100))
-    assert estimator.index(100, NONE_PENDING, LIVE, 0.25, 0.03)[0] == pytest.approx(
+    assert estimator.parts(100, NONE_PENDING, 0.25, 0.03).index[0] == pytest.approx(
         ucb_v(
             estimator.mean(), estimator.variance(), estimator.effective_pulls(100), math.log(100), 0.25, 0.03
-        )[0]
+        ).index[0]
     )
-    alone = estimator.index(100, NONE_PENDING, np.array([True, False, False]), 0.25, 0.03)
-    assert alone[0] < estimator.index(100, NONE_PENDING, LIVE, 0.25, 0.03)[0]
+    alone = Estimator(3, 1.0, np.array([True, False, False]))
+    feed(alone, range(1, 100))
+    assert (
+        alone.parts(100, NONE_PENDING, 0.25, 0.03).index[0]
+        < estimator.parts(100, NONE_PENDING, 0.25, 0.03).index[0]
+    )
 
 
 def test_old_rewards_are_forgotten() -> None:
@@ -130,12 +132,13 @@ def test_twelve_thousand_steps_equal_the_direct_sums(memory: int, grad_accum: in
 def test_the_index_does_not_move_across_a_rebase(seed: int, memory: int) -> None:
     estimator = Estimator(3, discount(memory, 1))
     feed(estimator, range(1, 200), seed)
-    moved = copy.deepcopy(estimator)
+    moved = Estimator(3, discount(memory, 1))
+    feed(moved, range(1, 200), seed)
     moved.rebase(200)
     for step in (200, 201):
         np.testing.assert_allclose(
-            moved.index(step, NONE_PENDING, LIVE, 0.25, 0.03),
-            estimator.index(step, NONE_PENDING, LIVE, 0.25, 0.03),
+            moved.parts(step, NONE_PENDING, 0.25, 0.03).index,
+            estimator.parts(step, NONE_PENDING, 0.25, 0.03).index,
             rtol=1e-9,
         )
         for one in (moved, estimator):
@@ -150,7 +153,7 @@ def test_an_arm_asleep_for_a_million_steps_keeps_its_mean_and_comes_first() -> N
     for origin in range(estimator.period, 1_000_000, estimator.period * 8):
         estimator.rebase(origin)
     assert estimator.mean()[0] == pytest.approx(mean, rel=1e-9)
-    assert estimator.index(1_000_000, np.array([0, 5]), np.ones(2, dtype=np.bool_), 0.25, 0.03)[0] == math.inf
+    assert estimator.parts(1_000_000, np.array([0, 5]), 0.25, 0.03).index[0] == math.inf
     estimator.add(0, origin, 0.5, 0.0)
     assert estimator.mean()[0] == 0.5, "what is a million steps old counts nothing beside one new pull"
 

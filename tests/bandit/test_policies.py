@@ -8,15 +8,24 @@ from bandit.policies import POLICIES, Candidates, focus_ucb, proportional
 from bandit.scheduler import Scheduler
 
 
-def candidates(index: list[float], focus_size: int | None = None) -> Candidates:
+def candidates(
+    index: list[float], focus_size: int | None = None, score: list[float] | None = None
+) -> Candidates:
     count = len(index)
-    tie = np.arange(count, dtype=np.uint64)[::-1]
-    return Candidates(np.array(index), tie, np.arange(1, count + 1), focus_size, background=0.1)
+    return Candidates(
+        step=100,
+        index=np.array(index),
+        score=np.array(score or [0.0] * count),
+        windows=np.arange(1, count + 1),
+        focus_size=focus_size,
+        background=0.1,
+        temperature=0.1,
+    )
 
 
-def test_focus_is_the_arms_of_highest_index_and_ties_go_by_hash() -> None:
+def test_focus_is_the_arms_of_highest_index_and_the_first_of_equals() -> None:
     assert focus_ucb(candidates([0.1, 0.9, np.inf, 0.5])).tolist() == [0.1, 1.0, 1.0, 0.1]
-    assert focus_ucb(candidates([np.inf] * 4)).tolist() == [0.1, 0.1, 1.0, 1.0]
+    assert focus_ucb(candidates([np.inf] * 4)).tolist() == [1.0, 1.0, 0.1, 0.1]
     assert focus_ucb(candidates([0.1, 0.9, 0.8], focus_size=1)).tolist() == [0.1, 1.0, 0.1]
     assert focus_ucb(candidates([0.1, 0.9], focus_size=5)).tolist() == [1.0, 1.0]
     assert focus_ucb(candidates([0.3])).tolist() == [1.0]
