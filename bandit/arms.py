@@ -135,6 +135,14 @@ class ArmTable:
         self.floor: FloatArray = np.array([spec.floor for spec in self.specs], dtype=np.float64)
         self.min_share: FloatArray = np.array([spec.min_share for spec in self.specs], dtype=np.float64)
         self.max_share: FloatArray = np.array([spec.max_share for spec in self.specs], dtype=np.float64)
+        self.columns: dict[str, NDArray[Any]] = {
+            "id": np.array(self.ids, dtype=np.int64),
+            "cap": self.cap,
+            "floor": self.floor,
+            "min_share": self.min_share,
+            "max_share": self.max_share,
+            "windows": self.windows,
+        }
         self.pullable: BoolArray = np.array([spec.pullable for spec in self.specs], dtype=np.bool_)
 
     def __len__(self) -> int:

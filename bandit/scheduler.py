@@ -28,6 +28,7 @@ from bandit.errors import (
 from bandit.hashing import Purpose, below
 from bandit.index import NO_PULLS, Estimator, discount
 from bandit.ledger import Entry, Ledger, Ticket
+from bandit.packed import expand, pack_arms, pack_spans
 from bandit.penalty import AGE_DECAY, Trace
 from bandit.policies import POLICIES, Candidates, exploration
 from bandit.reward import repetition_terms
@@ -369,8 +370,25 @@ class Scheduler:
             spec.name: {"id": spec.id, **bounds_record(spec), **row, "mean": mean}
             for spec, row, mean in zip(self.arms.specs, dump_rows(self._columns), means, strict=True)
         }
+        return {"arms": records, "deals": self._tally.snapshot_spans(self.arms.ids), **self._rest()}
+
+    def packed(self, *, text: bool) -> dict[str, Any]:
+        """The snapshot with columns instead of records, for thousands of arms; `bandit.packed.expand` undoes it.
+
+        text: columns as base64, as JSON needs them; otherwise bytes, as MessagePack takes them.
+        """
+        self._tally.fold()
+        mean = np.where(self._estimator.weight_sum > 0.0, self._estimator.mean(), np.nan)
+        columns = {**self.arms.columns, **self._columns, "mean": mean}
         return {
-            "arms": records,
+            "packed": pack_arms(list(self.arms.names.values()), columns, text=text),
+            "deals": pack_spans(self._tally.spans, text=text),
+            **self._rest(),
+        }
+
+    def _rest(self) -> dict[str, Any]:
+        """What a snapshot holds beside arms and spans."""
+        return {
             "step": self._step,
             "micro": self._micro,
             "settled_step": self._settled,
@@ -381,7 +399,6 @@ class Scheduler:
             "last_sample_step": self._last_sample,
             "next_ticket": self._ledger.next_id,
             "counted_ticket": self._ledger.counted,
-            "deals": self._tally.snapshot_spans(self.arms.ids),
             "tickets": self._ledger.snapshot(),
         }
 
@@ -397,7 +414,7 @@ class Scheduler:
         tickets of arms that are gone stay open, to be credited or cancelled, and count nothing.
         """
         scheduler = cls(config, arms)
-        scheduler._load(Record(dict(snapshot)))
+        scheduler._load(Record(expand(snapshot)))
         return scheduler
 
     def _load(self, record: Record) -> None:

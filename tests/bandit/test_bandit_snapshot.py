@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bandit.arms import ArmSpec
 from bandit.errors import BanditError, SnapshotMismatch
+from bandit.packed import expand
 from bandit.scheduler import Scheduler
 
 ACTIONS = st.lists(
@@ -232,3 +233,34 @@ def test_arms_that_change_the_default_memory_leave_old_sums_at_their_weight() ->
     today = few._estimator.weight_sum[row] * few.gamma ** (300 - few._estimator.origin)
     assert estimator.weight_sum[other] == pytest.approx(today)
     assert estimator.origin == 300
+
+
+@pytest.mark.parametrize("policy", ["focus-ucb", "ucb", "exp3"])
+def test_a_packed_snapshot_expands_to_the_same_records(policy: str) -> None:
+    scheduler = Scheduler(config(policy=policy), arms(5))
+    scheduler.set_eligible(scheduler.arms.ids[:4])
+    drive(scheduler, 1, 33)
+    plain = scheduler.snapshot()
+    for text in (False, True):
+        packed = scheduler.packed(text=text)
+        assert expand(packed) == plain
+        assert Scheduler.restore(config(policy=policy), arms(5), packed).snapshot() == plain
+    assert expand(through_json(scheduler.packed(text=True))) == through_json(plain)
+    assert expand(plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("column", "data", "words"),
+    [
+        ("f:credit", "!!", "packed.credit: cannot"),
+        ("f:credit", "AAAAAAAAAAA=", "packed.credit: 1 numbers for 3 arms"),
+    ],
+)
+def test_a_broken_column_is_named(column: str, data: str, words: str) -> None:
+    packed = Scheduler(config(), arms(3)).packed(text=True)
+    packed["packed"]["columns"][column] = data
+    with pytest.raises(SnapshotMismatch, match=words):
+        expand(packed)
+    del packed["packed"]["columns"]
+    with pytest.raises(SnapshotMismatch, match="packed: cannot"):
+        expand(packed)
