@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 from bandit_worlds import arms, config, drive, through_json
 
-from bandit.policies import POLICIES, Candidates, focus_ucb, proportional
+from bandit.arms import ArmSpec
+from bandit.policies import (
+    POLICIES,
+    Candidates,
+    exp3,
+    exploration,
+    exponential,
+    focus_ucb,
+    importance_weighted,
+    odm,
+    proportional,
+    softmax_ucb,
+)
 from bandit.scheduler import Scheduler
 
 
@@ -33,6 +45,47 @@ def test_focus_is_the_arms_of_highest_index_and_the_first_of_equals() -> None:
 
 def test_proportional_is_one_for_the_largest() -> None:
     assert proportional(candidates([0.0] * 4)).tolist() == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_softmax_is_in_proportion_to_the_exponential_and_an_arm_never_pulled_counts_as_the_best() -> None:
+    assert softmax_ucb(candidates([0.5, 0.6, 0.4])) == pytest.approx([np.exp(-1), 1.0, np.exp(-2)])
+    assert softmax_ucb(candidates([0.5, np.inf])).tolist() == [1.0, 1.0]
+    assert softmax_ucb(candidates([np.inf] * 2)).tolist() == [1.0, 1.0]
+
+
+def test_exp3_by_hand() -> None:
+    """epsilon = sqrt(ln 3 / 300) at step 100; shares (1 - 3 epsilon) softmax(epsilon s) + epsilon."""
+    epsilon = np.sqrt(np.log(3) / 300)
+    assert exploration(100, 3) == pytest.approx(epsilon)
+    powers = np.exp(epsilon * np.array([0.0, 10.0, 20.0]))
+    share = (1 - 3 * epsilon) * powers / powers.sum() + epsilon
+    assert exp3(candidates([0.0] * 3, score=[0.0, 10.0, 20.0])) == pytest.approx(share / share.max())
+    assert exp3(candidates([0.0] * 2, score=[0.0, 1e9]))[0] == pytest.approx(
+        exploration(100, 2) / (1 - exploration(100, 2))
+    ), "a score beyond any exponent leaves the least share"
+
+
+def test_odm_by_hand() -> None:
+    epsilon = np.sqrt(np.log(2) / 200)
+    share = (1 - 2 * epsilon) * np.array([0.25, 0.75]) + epsilon
+    assert odm(candidates([0.0] * 2, score=[1.0, 3.0])) == pytest.approx(share / share.max())
+    assert odm(candidates([0.0], score=[2.0])).tolist() == exp3(candidates([0.0])).tolist() == [1.0]
+
+
+def test_scores_by_hand() -> None:
+    assert importance_weighted(2.0, 0.5, 0.25, 0.01) == pytest.approx(0.9 * 2 + 0.1 * 0.5 / 0.25)
+    assert importance_weighted(2.0, 0.5, 0.0, 0.01) == pytest.approx(0.9 * 2 + 0.1 * 0.5 / 0.01)
+    assert exponential(2.0, 0.5, 0.25, 0.01) == pytest.approx(0.9 * 2 + 0.1 * np.exp(0.5))
+
+
+@pytest.mark.parametrize("name", ["focus-ucb", "softmax-ucb", "ucb", "exp3", "odm"])
+def test_a_learner_feeds_the_arm_that_pays(name: str) -> None:
+    """Delayed rewards, one arm of four at 0.9 and the others at 0.1: it gets the largest share by far."""
+    scheduler = Scheduler(config(policy=name, windows_per_pull=1), [*arms(3), ArmSpec("best", 77, 10**6)])
+    drive(scheduler, 1, 700, lambda ticket: 0.9 if ticket.arm == 77 else 0.1)
+    share = {view.name: view.share for view in scheduler.views(700)}
+    least = {"focus-ucb": 0.3, "softmax-ucb": 0.6, "ucb": 0.8, "exp3": 0.28, "odm": 0.3}[name]
+    assert share["best"] > least and share["best"] == max(share.values())
 
 
 def served(name: str, windows_per_pull: int) -> np.ndarray:
