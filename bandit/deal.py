@@ -87,11 +87,6 @@ class Tally:
         self.spans.clear()
         self._held = 0
 
-    def share_of(self, ticket: int, row: int) -> float:
-        """The share by which an open ticket was dealt; 0 for one from before the last restart."""
-        span = next((span for span in reversed(self.spans) if span.first <= ticket), None)
-        return 0.0 if span is None else float(span.shares[row])
-
     @property
     def shares(self) -> FloatArray:
         """Shares in force now (arms,); zeros before the first span."""

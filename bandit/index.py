@@ -3,7 +3,10 @@
 Variance-aware discounted UCB: the discounted mean of Garivier and Moulines (2011, arXiv:0805.3415), the
 empirical-Bernstein width of Audibert, Munos and Szepesvari (2009, UCB-V), pulls in flight counted in the width
 alone (Desautels, Krause and Burdick 2014, GP-BUCB), and a variance from successive differences (von Neumann
-1941), which a slow trend does not inflate.
+1941), which a slow trend does not inflate. Rewards are forgotten by the clock, slowly, and by the arm's own pulls;
+the log is of the ratio between an arm's pulls and its even part of all (as in MOSS, Audibert and Bubeck 2009), so that
+arms well known are tried no more for being old; and where rewards are independent a test finds a mean that dropped.
+What each of these was measured to be worth is in docs/log.md.
 """
 
 import math
@@ -14,8 +17,20 @@ import numpy as np
 from bandit.arms import BoolArray, FloatArray, IntArray, cells
 
 UNCREDITED_MEAN = 0.5
+PULL_MEMORY = 64
+"""Own pulls an arm remembers: each of its credits weakens its earlier ones by 1/64."""
 DIFFERENCE_DECAY = 0.98
+# Noise of all arms together: how long it is remembered, in what it begins, and the pulls it stands for in an arm's own.
+POOL_DECAY = 0.99
 PRIOR_VARIANCE = 0.02
+POOL_PULLS = 4.0
+# The test of a dropped mean: pulls of the short mean, its weight of a new reward, the mean's worth in pulls once it has
+# fired, what the other arms keep of theirs, and the parts of its threshold.
+RECENT_PULLS = 16.0
+RECENT_RATE = 2.0 / 17.0
+KEPT_PULLS = 8.5
+OTHERS_KEEP = 0.3
+TEST_LEVEL, TEST_RANGE, TEST_LOG = 2.0, 0.2, 2.0
 LONGEST_REBASE = 4096
 # The largest exponent of a squared weight, gamma^-(2 * period): e^600 leaves room under e^709 for sums of many.
 LARGEST_EXPONENT = 600.0
@@ -23,7 +38,6 @@ LARGEST_EXPONENT = 600.0
 SMALLEST_SUM = 1e-80
 # Stands for no pulls: no division by zero, and a width beyond any other's.
 NO_PULLS = 1e-290
-LARGEST_INDEX = 1e300
 
 
 def discount(memory: float, grad_accum: int) -> float:
@@ -62,15 +76,20 @@ class IndexParts:
 
 
 def ucb_v(
-    mean: FloatArray, variance: FloatArray, pulls: FloatArray, log_total: float, xi: float, zeta: float
+    mean: FloatArray,
+    variance: FloatArray,
+    pulls: FloatArray,
+    log: FloatArray | float,
+    xi: float,
+    zeta: float,
 ) -> IndexParts:
     """U = m + sqrt(2 xi v l / n) + zeta b l / n with reward range b = 1; +inf where n = 0.
 
-    All arrays (arms,). pulls: effective pulls plus pulls in flight. With v = xi = 1, zeta = 0 and l = ln t this
-    is UCB1 (Auer, Cesa-Bianchi and Fischer 2002).
+    All arrays (arms,). pulls: effective pulls plus pulls in flight. log: l, an arm's own or one for all. With v = xi =
+    1, zeta = 0 and l = ln t this is UCB1 (Auer, Cesa-Bianchi and Fischer 2002).
     """
     seen = pulls > NO_PULLS
-    per_pull = log_total / np.where(seen, pulls, 1.0)
+    per_pull = log / np.where(seen, pulls, 1.0)
     variance_width = np.where(seen, np.sqrt(2.0 * xi * variance * per_pull), np.inf)
     range_width = np.where(seen, zeta * per_pull, np.inf)
     return IndexParts(mean + variance_width + range_width, mean, variance_width, range_width, pulls)
@@ -79,62 +98,101 @@ def ucb_v(
 class Estimator:
     """Discounted sums of each arm's counted pulls, weighted by g = gamma^-(pick step - origin).
 
-    Columns, all (arms,): weight_sum S = sum g, weight_square_sum S2 = sum g^2, reward_sum X = sum g r;
-    difference_sum and difference_weight, the discounted squared successive differences halved, and their weight;
-    last_reward (NaN before the first) and last_step (0 before the first) of the last counted pull.
+    Columns, all (arms,): weight_sum S and reward_sum X, sums of g and g r that lose 1/64 (`pull_memory`) at each credit
+    of the arm; difference_sum and difference_weight, the discounted squared successive differences halved, and their
+    weight; last_reward (NaN before the first) and last_step (0 before the first) of the last counted pull;
+    recent_mean, of the last 16 pulls or so. pool_sum and pool_weight: squared differences of all arms together.
+
+    live (arms,): the arms whose pulls the index's log counts. drop_test: whether an arm whose recent mean is
+    well below its mean is taken to have changed: it keeps 8.5 pulls at the recent mean, the others 30 % of theirs. Only
+    for rewards that are independent: with an autocorrelation of 0.9 it fires 45 times in 10,000 pulls of nothing.
 
     What the index reads of an arm changes only when one of its pulls is counted, so it is worked out for the arms that
-    changed since the last index, and an index of all arms is a few operations on whole columns. live (arms,): the arms whose pulls the
-    index's log counts.
+    changed since the last index, and an index of all arms is a few operations on whole columns.
     """
 
-    def __init__(self, arms: int, gamma: float, live: BoolArray | None = None) -> None:
+    def __init__(
+        self,
+        arms: int,
+        gamma: float,
+        live: BoolArray | None = None,
+        *,
+        pull_memory: float = PULL_MEMORY,
+        drop_test: bool = False,
+    ) -> None:
         self.gamma = gamma
+        self.keep = 1.0 - 1.0 / pull_memory
+        self.drop_test = drop_test
         self.period = rebase_period(gamma)
         self.origin = 0
         self._live: FloatArray = np.ones(arms) if live is None else live.astype(np.float64)
+        self._live_count = max(1.0, float(np.sum(self._live)))
         self.weight_sum: FloatArray = np.zeros(arms)
-        self.weight_square_sum: FloatArray = np.zeros(arms)
         self.reward_sum: FloatArray = np.zeros(arms)
         self.difference_sum: FloatArray = np.zeros(arms)
         self.difference_weight: FloatArray = np.zeros(arms)
         self.last_reward: FloatArray = np.full(arms, np.nan)
         self.last_step: IntArray = np.zeros(arms, dtype=np.int64)
-        # Worked out from the columns: mean, variance, effective pulls as they would be at the origin.
+        self.recent_mean: FloatArray = np.zeros(arms)
+        self.pool_sum = 0.0
+        self.pool_weight = 0.0
+        # Worked out from the columns: the mean, and an arm's own part and the pool's part of its variance.
         self._mean: FloatArray = np.full(arms, UNCREDITED_MEAN)
-        self._variance: FloatArray = np.full(arms, PRIOR_VARIANCE)
-        self._deviation: FloatArray = np.sqrt(self._variance)
-        self._pulls_at_origin: FloatArray = np.zeros(arms)
+        self._own: FloatArray = np.zeros(arms)
+        self._pooled: FloatArray = np.ones(arms)
         self._weight_sums = cells(self.weight_sum)
-        self._weight_square_sums = cells(self.weight_square_sum)
         self._reward_sums = cells(self.reward_sum)
         self._difference_sums = cells(self.difference_sum)
         self._difference_weights = cells(self.difference_weight)
         self._last_rewards = cells(self.last_reward)
         self._last_steps = cells(self.last_step)
+        self._recent_means = cells(self.recent_mean)
         self._means = cells(self._mean)
-        self._variances = cells(self._variance)
-        self._deviations = cells(self._deviation)
-        self._pulls_at_origins = cells(self._pulls_at_origin)
+        self._owns = cells(self._own)
+        self._pooleds = cells(self._pooled)
         self._outdated: set[int] = set()  # arms whose columns changed since
         self._work = np.empty((3, arms))
 
     def add(self, row: int, step: int, reward: float, penalty: float) -> None:
         """Count a pull picked at `step`. The penalty lowers the mean; the noise is that of the bare rewards."""
         weight = self.gamma ** (self.origin - step)
-        self._weight_sums[row] += weight
-        self._weight_square_sums[row] += weight * weight
-        self._reward_sums[row] += weight * (reward - penalty)
+        self._weight_sums[row] = total = self.keep * self._weight_sums[row] + weight
+        self._reward_sums[row] = self.keep * self._reward_sums[row] + weight * (reward - penalty)
         last = self._last_rewards[row]
         if last == last:
-            difference = reward - last
-            self._difference_sums[row] = (
-                DIFFERENCE_DECAY * self._difference_sums[row] + difference * difference / 2.0
-            )
+            difference = (reward - last) * (reward - last) / 2.0
+            self._difference_sums[row] = DIFFERENCE_DECAY * self._difference_sums[row] + difference
             self._difference_weights[row] = DIFFERENCE_DECAY * self._difference_weights[row] + 1.0
+            self.pool_sum = POOL_DECAY * self.pool_sum + difference
+            self.pool_weight = POOL_DECAY * self.pool_weight + 1.0
         self._last_rewards[row] = reward
         self._last_steps[row] = step
         self._outdated.add(row)
+        if self.drop_test:
+            pulls = total / weight
+            self._recent_means[row] += max(1.0 / pulls, RECENT_RATE) * (reward - self._recent_means[row])
+            if pulls > RECENT_PULLS:
+                self._test(row, weight, pulls)
+
+    def _test(self, row: int, weight: float, pulls: float) -> None:
+        """Forget most of what is known where an arm's recent mean is too far below its mean to be noise."""
+        recent = self._recent_means[row]
+        drop = self._reward_sums[row] / self._weight_sums[row] - recent
+        log = math.log1p(pulls) + TEST_LOG
+        variance = (self._difference_sums[row] + POOL_PULLS * self._pool()) / (
+            self._difference_weights[row] + POOL_PULLS
+        )
+        spread = 2.0 * TEST_LEVEL * variance * log * (1.0 / RECENT_PULLS - 1.0 / pulls)
+        if drop > math.sqrt(spread) + TEST_RANGE * log / RECENT_PULLS:
+            self.weight_sum *= OTHERS_KEEP
+            self.reward_sum *= OTHERS_KEEP
+            self._weight_sums[row] = KEPT_PULLS * weight
+            self._reward_sums[row] = KEPT_PULLS * weight * recent
+            self.outdate()
+
+    def _pool(self) -> float:
+        """Noise of a reward over all arms."""
+        return (self.pool_sum + PRIOR_VARIANCE) / (self.pool_weight + 1.0)
 
     def outdate(self) -> None:
         """The columns of every arm may have changed, as after they were loaded."""
@@ -144,16 +202,10 @@ class Estimator:
         """Work out what the index reads of the arms that changed; the same columns always give the same bits."""
         for row in self._outdated:
             weight_sum = self._weight_sums[row]
-            if weight_sum > 0.0:
-                kept = weight_sum * weight_sum / self._weight_square_sums[row]
-                self._means[row] = self._reward_sums[row] / weight_sum
-                self._pulls_at_origins[row] = kept * self.gamma ** (self.origin - self._last_steps[row])
-            else:
-                self._means[row] = UNCREDITED_MEAN
-                self._pulls_at_origins[row] = 0.0
-            variance = (self._difference_sums[row] + PRIOR_VARIANCE) / (self._difference_weights[row] + 1.0)
-            self._variances[row] = variance
-            self._deviations[row] = math.sqrt(variance)
+            self._means[row] = self._reward_sums[row] / weight_sum if weight_sum > 0.0 else UNCREDITED_MEAN
+            known = self._difference_weights[row] + POOL_PULLS
+            self._owns[row] = self._difference_sums[row] / known
+            self._pooleds[row] = POOL_PULLS / known
         self._outdated.clear()
 
     def charge(self, amounts: FloatArray, step: int) -> None:
@@ -168,7 +220,6 @@ class Estimator:
         scale[seen] = np.maximum(scale[seen], np.minimum(1.0, SMALLEST_SUM / self.weight_sum[seen]))
         self.weight_sum *= scale
         self.reward_sum *= scale
-        self.weight_square_sum *= scale * scale
         self.origin = origin
         self.outdate()
 
@@ -188,23 +239,23 @@ class Estimator:
         return self._mean.copy()
 
     def variance(self) -> FloatArray:
-        """Noise of a reward (arms,), with one pull's worth of prior at 0.02."""
+        """Noise of a reward (arms,): the arm's own, with four pulls' worth of that of all arms."""
         self._derive()
-        return self._variance.copy()
+        return self._own + self._pooled * self._pool()
 
     def effective_pulls(self, step: int) -> FloatArray:
-        """n = gamma^(step - last) S^2 / S2 (arms,): the variance of the discounted mean is v / n, and it ages."""
-        self._derive()
-        return self._pulls_at_origin * self.gamma ** (step - self.origin)
-
-    def log_total(self, pulls: FloatArray) -> float:
-        """l = ln(1 + sum over the live arms of effective pulls and pulls in flight (arms,))."""
-        return math.log1p(pulls.dot(self._live))
+        """n = S at the weight of `step` (arms,): it ages by the clock, and an arm's own pulls hold it under 64."""
+        return self.weight_sum * self.gamma ** (step - self.origin)
 
     def parts(self, step: int, pending: FloatArray, xi: float, zeta: float) -> IndexParts:
-        """The index of every arm at `step` and its parts. pending (arms,): pulls in flight."""
+        """The index of every arm at `step` and its parts, l_i = ln(1 + sum_j n_j / (K n_i)) over the live arms.
+
+        pending (arms,): pulls in flight, which count in n.
+        """
         pulls = self.effective_pulls(step) + pending
-        return ucb_v(self._mean, self._variance, pulls, self.log_total(pulls), xi, zeta)
+        even = float(pulls.dot(self._live)) / self._live_count
+        log = np.log(1.0 + even / np.maximum(pulls, NO_PULLS))
+        return ucb_v(self.mean(), self.variance(), pulls, log, xi, zeta)
 
     def bound(self, step: int, pending: FloatArray, xi: float, zeta: float) -> FloatArray:
         """The index of every arm at `step` (arms,) for a pick; the array is used again by the next call.
@@ -212,18 +263,23 @@ class Estimator:
         As `parts` gives it but for rounding, and without temporary arrays; an arm without a pull gets a finite number
         above any other's. pending (arms,): pulls in flight, NO_PULLS where there are none.
         """
-        if xi == 0.0:
-            return np.minimum(self.parts(step, pending, xi, zeta).index, LARGEST_INDEX)
         if self._outdated:
             self._derive()
-        multiply, add, (pulls, root, bound) = np.multiply, np.add, self._work
-        multiply(self._pulls_at_origin, self.gamma ** (step - self.origin), pulls)
-        add(pulls, pending, pulls)
-        np.divide(2.0 * xi * self.log_total(pulls), pulls, root)
-        np.sqrt(root, root)
-        # m + r (d + zeta / (2 xi) r), r = sqrt(2 xi l / n), d = sqrt(v): a step fewer than term by term.
-        multiply(root, zeta / (2.0 * xi), bound)
-        add(bound, self._deviation, bound)
-        multiply(bound, root, bound)
+        multiply, add, (inverse, per_pull, bound) = np.multiply, np.add, self._work
+        multiply(self.weight_sum, self.gamma ** (step - self.origin), inverse)
+        add(inverse, pending, inverse)
+        even = inverse.dot(self._live) / self._live_count
+        np.reciprocal(inverse, inverse)
+        multiply(inverse, even, per_pull)
+        add(per_pull, 1.0, per_pull)
+        np.log(per_pull, per_pull)
+        multiply(per_pull, inverse, per_pull)
+        multiply(self._pooled, self._pool(), bound)
+        add(bound, self._own, bound)
+        multiply(bound, per_pull, bound)
+        multiply(bound, 2.0 * xi, bound)
+        np.sqrt(bound, bound)
+        multiply(per_pull, zeta, per_pull)
+        add(bound, per_pull, bound)
         add(bound, self._mean, bound)
         return bound

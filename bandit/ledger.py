@@ -33,12 +33,16 @@ class Ticket(NamedTuple):
 
 @dataclass(slots=True)
 class Entry:
-    """An open ticket. credited: its reward has arrived. reward: None for a void pull. penalty: in reward units."""
+    """An open ticket. credited: its reward has arrived. reward: None for a void pull. penalty: in reward units.
+
+    share: by which it was dealt, where the policy learns from it.
+    """
 
     ticket: Ticket
     credited: bool = False
     reward: float | None = None
     penalty: float = 0.0
+    share: float | None = None
 
 
 class Ledger:
@@ -64,10 +68,10 @@ class Ledger:
     def name(self, arm: int) -> str:
         return self.names.get(arm, f"arm {arm}")
 
-    def issue(self, step: int, micro: int, arm: int, window: int) -> Ticket:
+    def issue(self, step: int, micro: int, arm: int, window: int, share: float | None = None) -> Ticket:
         """Open the next ticket. Steps must not fall."""
         ticket = Ticket(self.next_id, step, micro, arm, window)
-        self.entries[ticket.id] = Entry(ticket)
+        self.entries[ticket.id] = Entry(ticket, share=share)
         self.next_id += 1
         return ticket
 
@@ -120,7 +124,7 @@ class Ledger:
         return cancelled
 
     def snapshot(self) -> list[dict[str, Any]]:
-        """Open tickets as plain data; `credit` is null until it arrives, "void", or the reward."""
+        """Open tickets as plain data; `credit` is null until it arrives, "void", or the reward; `share` where kept."""
         return [
             {
                 "id": entry.ticket.id,
@@ -130,6 +134,7 @@ class Ledger:
                 "window": entry.ticket.window,
                 "credit": ("void" if entry.reward is None else entry.reward) if entry.credited else None,
                 "penalty": entry.penalty,
+                **({} if entry.share is None else {"share": entry.share}),
             }
             for entry in self.entries.values()
         ]
@@ -142,7 +147,8 @@ class Ledger:
             if not last < ticket.id < next_id:
                 raise record.wrong("id", f"a ticket id above {last} and under {next_id}")
             last = ticket.id
-            self.entries[ticket.id] = Entry(ticket, penalty=record.number("penalty"))
+            share = record.number("share") if "share" in record.data else None
+            self.entries[ticket.id] = Entry(ticket, penalty=record.number("penalty"), share=share)
             if record.data.get("credit") == "void":
                 self.credit(ticket.id, None)
             elif (reward := record.number_or_none("credit")) is not None:

@@ -59,10 +59,10 @@ class Scheduler:
         self.policy = POLICIES[config.policy]
         self.arms = ArmTable(arms, config.seed)
         count = len(self.arms)
-        self.memory = config.memory or max(200, 32 * count, config.grad_accum)
+        self.memory = config.memory or max(400, 96 * count, config.grad_accum)
         self.gamma = discount(self.memory, config.grad_accum)
-        self._estimator = Estimator(count, self.gamma, self.arms.pullable)
-        self._trace = Trace(count, self.gamma)
+        self._estimator = Estimator(count, self.gamma, self.arms.pullable, drop_test=config.drop_test)
+        self._trace = Trace(count, self.gamma, self._estimator.keep)
         self._tally: Tally
         if self.policy.weights is None:
             self._deadlines = self._tally = Deadlines(count)
@@ -96,7 +96,6 @@ class Scheduler:
             "served": self._tally.served,
             "offered": self._tally.offered,
             "weight_sum": self._estimator.weight_sum,
-            "weight_square_sum": self._estimator.weight_square_sum,
             "reward_sum": self._estimator.reward_sum,
             "difference_sum": self._estimator.difference_sum,
             "difference_weight": self._estimator.difference_weight,
@@ -104,6 +103,8 @@ class Scheduler:
             "last_step": self._estimator.last_step,
             "penalty_trace": self._trace.sums,
         }
+        if config.drop_test:
+            self._columns["recent_mean"] = self._estimator.recent_mean
         if self.policy.weights is None:
             self._columns |= {"share_floor": self._deadlines.floor, "share_cap": self._deadlines.cap}
         if self.policy.learn is not None:
@@ -152,7 +153,8 @@ class Scheduler:
             self._refresh(step)
         row = self._dealer.deal() if self.policy.weights else self._deadlines.serve(self._bound)
         cursor = self._cursors[row]
-        ticket = self._ledger.issue(step, self._micro, self.arms.ids[row], cursor)
+        share = float(self._dealer.shares[row]) if self.policy.learn else None
+        ticket = self._ledger.issue(step, self._micro, self.arms.ids[row], cursor, share)
         self._cursors[row] = cursor = cursor + self.config.windows_per_pull
         self._pull_counts[row] += 1
         self._in_flight[row] += 1.0
@@ -191,10 +193,9 @@ class Scheduler:
             self._estimator.add(row, ticket.step, entry.reward, entry.penalty)
             if ticket.step > self._last_sample:
                 self._trace.fold(row, ticket.step)
-            if self.policy.learn is not None:
-                share = self._tally.share_of(ticket.id, row)
-                least = exploration(ticket.step, len(self._rows))
-                self._scores[row] = self.policy.learn(self._scores[row], entry.reward, share, least)
+            if self.policy.learn is not None and entry.share is not None:
+                least = exploration(ticket.step, max(2, len(self.arms)))
+                self._scores[row] = self.policy.learn(self._scores[row], entry.reward, entry.share, least)
 
     def _bound(self) -> FloatArray:
         """The index of every arm for the pick that is being made (arms,), repetition counted in the means."""
@@ -394,6 +395,8 @@ class Scheduler:
             "settled_step": self._settled,
             "origin": self._estimator.origin,
             "gamma": self.gamma,
+            "pool_sum": self._estimator.pool_sum,
+            "pool_weight": self._estimator.pool_weight,
             "dwell_end": self._dwell_end,
             "refresh": self._stale,
             "last_sample_step": self._last_sample,
@@ -446,6 +449,8 @@ class Scheduler:
         if gamma != self.gamma:  # the default memory follows the number of arms
             self._estimator.adopt(gamma, self._step)
             self._trace.adopt(gamma, self._step)
+        self._estimator.pool_sum = record.number("pool_sum")
+        self._estimator.pool_weight = record.number("pool_weight")
         self._dwell_end = record.whole("dwell_end")
         self._last_sample = record.whole("last_sample_step")
         self._estimator.outdate()

@@ -152,7 +152,6 @@ def _restore(result: Reconciled, name: str, step: int) -> None:
         scale = min(1.0, SMALLEST_SUM / record["weight_sum"])
         record["weight_sum"] *= scale
         record["reward_sum"] *= scale
-        record["weight_square_sum"] *= scale * scale
     record["penalty_trace"] = 0.0  # samples since then were not its doing
     bandit["arms"][name] = record
     if entry["reward"] is not None:

@@ -219,12 +219,12 @@ def test_a_field_that_is_not_there_is_named() -> None:
 
 
 def test_arms_that_change_the_default_memory_leave_old_sums_at_their_weight() -> None:
-    """With 12 arms the default memory is 384 pulls, with 6 it is 200: the old discount must not be read as the new."""
+    """With 12 arms the default memory is 1152 pulls, with 6 it is 576: the old discount must not be read as the new."""
     few = Scheduler(config(), arms(6))
     drive(few, 1, 300)
     many = Scheduler.restore(config(), arms(12), through_json(few.snapshot()))
-    assert few.memory == 200
-    assert many.memory == 384
+    assert few.memory == 576
+    assert many.memory == 1152
     before, after = ({view.name: view for view in s.views(300)} for s in (few, many))
     assert all(after[name].mean_reward == pytest.approx(view.mean_reward) for name, view in before.items())
     row, other = few.arms.row[arms(1)[0].id], many.arms.row[arms(1)[0].id]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandit.index import LARGEST_EXPONENT, Estimator, discount, rebase_period, ucb_v
+from bandit.index import LARGEST_EXPONENT, NO_PULLS, Estimator, discount, rebase_period, ucb_v
 
 NONE_PENDING = np.zeros(3)
 
@@ -36,7 +36,7 @@ def test_ucb1_pick_for_pick() -> None:
         counts[arm] += 1
         expected.append(arm)
 
-    estimator, picks = Estimator(5, gamma=1.0), []
+    estimator, picks = Estimator(5, gamma=1.0, pull_memory=math.inf), []
     for time in range(2000):
         pulls = estimator.effective_pulls(time)
         log_total = math.log(max(1.0, pulls.sum()))
@@ -47,23 +47,34 @@ def test_ucb1_pick_for_pick() -> None:
 
 
 def test_a_scripted_sequence_by_hand() -> None:
-    gamma = 0.5
+    gamma, keep = 0.5, 1 - 1 / 64
     estimator = Estimator(3, gamma)
     estimator.add(0, 1, 0.2, 0.0)
     estimator.add(1, 2, 1.0, 0.0)
     estimator.add(0, 3, 0.6, 0.1)
-    # At step 3 the weights of arm 0 are 1/4 and 1; the penalty lowers the mean and not the noise.
-    assert estimator.mean() == pytest.approx([(0.25 * 0.2 + 0.5) / 1.25, 1.0, 0.5])
-    assert estimator.variance() == pytest.approx([(0.4**2 / 2 + 0.02) / 2, 0.02, 0.02])
-    assert estimator.effective_pulls(4) == pytest.approx([0.5 * 1.25**2 / (1 / 16 + 1), 0.25, 0.0])
-    pulls = np.array([0.5 * 1.25**2 / (1 / 16 + 1), 0.25 + 2, 0.0])
-    log = math.log(1 + pulls.sum())
+    # At step 3 the weights of arm 0 are 1/4, kept by one credit, and 1; the penalty lowers the mean and not the noise.
+    first = 0.25 * keep
+    mean = (first * 0.2 + 0.5) / (first + 1)
+    assert estimator.mean() == pytest.approx([mean, 1.0, 0.5])
+    pool = (0.4**2 / 2 + 0.02) / 2
+    assert estimator.variance() == pytest.approx([(0.4**2 / 2 + 4 * pool) / 5, pool, pool])
+    assert estimator.effective_pulls(4) == pytest.approx([0.5 * (first + 1), 0.25, 0.0])
+    pulls = np.array([0.5 * (first + 1), 0.25 + 2, 0.0])
+    log = np.log(1 + pulls.sum() / (3 * pulls[:2]))
     expected = [
-        m + math.sqrt(2 * 0.25 * v * log / n) + 0.03 * log / n
-        for m, v, n in zip([0.44, 1.0], [0.05, 0.02], pulls, strict=False)
+        m + math.sqrt(2 * 0.25 * v * own / n) + 0.03 * own / n
+        for m, v, n, own in zip([mean, 1.0], [(0.08 + 4 * pool) / 5, pool], pulls, log, strict=False)
     ]
-    index = estimator.parts(4, np.array([0, 2, 0]), 0.25, 0.03).index
-    assert index == pytest.approx([*expected, math.inf])
+    for index in (
+        estimator.parts(4, np.array([0, 2.0, 0]), 0.25, 0.03).index,
+        np.where(
+            np.arange(3) < 2, estimator.bound(4, np.array([NO_PULLS, 2.0, NO_PULLS]), 0.25, 0.03), np.inf
+        ),
+    ):
+        assert index == pytest.approx([*expected, math.inf])
+    assert estimator.bound(4, np.array([NO_PULLS, 2.0, NO_PULLS]), 0.25, 0.03)[2] > 1e100, (
+        "never pulled comes first"
+    )
 
 
 def test_pulls_in_flight_narrow_the_width_and_leave_the_mean() -> None:
@@ -75,24 +86,19 @@ def test_pulls_in_flight_narrow_the_width_and_leave_the_mean() -> None:
     fresh = Estimator(3, 0.99)
     assert (fresh.parts(1, NONE_PENDING, 0.25, 0.03).index == math.inf).all()
     assert fresh.parts(1, np.array([1, 0, 0]), 0.25, 0.0).index[0] == pytest.approx(
-        0.5 + math.sqrt(2 * 0.25 * 0.02 * math.log(2))
+        0.5 + math.sqrt(2 * 0.25 * 0.02 * math.log(1 + 1 / 3))
     )
 
 
 def test_the_log_counts_live_arms_only() -> None:
-    estimator = Estimator(3, 1.0)
-    feed(estimator, range(1, 100))
-    assert estimator.parts(100, NONE_PENDING, 0.25, 0.03).index[0] == pytest.approx(
-        ucb_v(
-            estimator.mean(), estimator.variance(), estimator.effective_pulls(100), math.log(100), 0.25, 0.03
-        ).index[0]
-    )
-    alone = Estimator(3, 1.0, np.array([True, False, False]))
-    feed(alone, range(1, 100))
-    assert (
-        alone.parts(100, NONE_PENDING, 0.25, 0.03).index[0]
-        < estimator.parts(100, NONE_PENDING, 0.25, 0.03).index[0]
-    )
+    estimator, alone = Estimator(3, 1.0), Estimator(3, 1.0, np.array([True, False, False]))
+    for one in (estimator, alone):
+        feed(one, range(1, 100))
+    pulls = alone.effective_pulls(100)
+    expected = ucb_v(alone.mean(), alone.variance(), pulls, np.log(1 + pulls[0] / pulls), 0.25, 0.03)
+    assert alone.parts(100, NONE_PENDING, 0.25, 0.03).index == pytest.approx(expected.index)
+    whole = ucb_v(alone.mean(), alone.variance(), pulls, np.log(1 + pulls.mean() / pulls), 0.25, 0.03)
+    assert estimator.parts(100, NONE_PENDING, 0.25, 0.03).index == pytest.approx(whole.index)
 
 
 def test_old_rewards_are_forgotten() -> None:
@@ -100,31 +106,65 @@ def test_old_rewards_are_forgotten() -> None:
     for step in range(1, 201):
         estimator.add(0, step, 1.0 if step <= 100 else 0.0, 0.0)
     assert estimator.mean()[0] < 0.01
-    # The discounted mass now is (1 - gamma^200) / (1 - gamma), not a truncated count.
-    mass = estimator.weight_sum[0] * estimator.gamma**200
-    assert mass == pytest.approx((1 - estimator.gamma**200) / (1 - estimator.gamma))
+    # The discounted mass now is (1 - q^200) / (1 - q), q = gamma (1 - 1/64), not a truncated count.
+    rate = estimator.gamma * estimator.keep
+    assert estimator.effective_pulls(200)[0] == pytest.approx((1 - rate**200) / (1 - rate))
+
+
+def test_an_arm_forgets_by_its_own_pulls_and_hardly_by_the_clock() -> None:
+    estimator = Estimator(2, discount(memory=10_000, grad_accum=1))
+    for step in range(1, 301):
+        estimator.add(0, step, 1.0 if step <= 100 else 0.0, 0.0)
+    estimator.add(1, 1, 1.0, 0.0)
+    estimator.add(1, 300, 0.0, 0.0)
+    assert estimator.mean()[0] < 0.05 and estimator.mean()[1] == pytest.approx(0.5, abs=0.02)
+    assert 60 < estimator.effective_pulls(300)[0] < 64
+
+
+def test_a_drop_is_found_and_noise_is_not_taken_for_one() -> None:
+    """After the drop of an arm it keeps 8.5 pulls at its recent mean, the other 30 % of its own, mean unchanged."""
+    rng = np.random.default_rng(2)
+    tested, plain = (Estimator(2, discount(400, 1), drop_test=test) for test in (True, False))
+    for step in range(1, 401):
+        for one in (tested, plain):
+            one.add(step % 2, step, float(rng.random() < 0.8), 0.0)
+    for one, seed in ((tested, 3), (plain, 3)):
+        rng = np.random.default_rng(seed)
+        for step in range(401, 431):
+            one.add(0, step, float(rng.random() < 0.1), 0.0)
+    assert tested.mean()[0] < 0.3 < plain.mean()[0]
+    before = plain.effective_pulls(430)[1]
+    assert tested.effective_pulls(430)[1] == pytest.approx(0.3 * before)
+    quiet = Estimator(1, discount(400, 1), drop_test=True)
+    fired = 0
+    for step in range(1, 10_001):
+        quiet.add(0, step, float(rng.random() < 0.5), 0.0)
+        fired += step > 100 and quiet.effective_pulls(step)[0] < 20
+    assert fired <= 60, "at most a few times in ten thousand pulls of nothing"
 
 
 def test_noise_is_blind_to_a_slow_trend() -> None:
     estimator = Estimator(1, 1.0)
     for step in range(1, 501):
         estimator.add(0, step, step / 500, 0.0)
-    assert estimator.variance()[0] < 0.02 / 50, "the rewards' own variance is 1/12"
+    assert estimator.variance()[0] < 0.02 / 20, "the rewards' own variance is 1/12"
 
 
 @pytest.mark.parametrize(("memory", "grad_accum"), [(3, 3), (20, 4), (200, 64), (400, 1)])
 def test_twelve_thousand_steps_equal_the_direct_sums(memory: int, grad_accum: int) -> None:
     estimator = Estimator(2, discount(memory, grad_accum))
     pulls = feed(estimator, range(1, 12_001))
-    for column in (estimator.weight_sum, estimator.weight_square_sum, estimator.reward_sum):
+    for column in (estimator.weight_sum, estimator.reward_sum):
         assert np.isfinite(column).all() and (column > 0).all()
     for row in range(2):
-        weights = [(estimator.gamma ** (12_000 - step), reward) for arm, step, reward in pulls if arm == row]
+        own = [(step, reward) for arm, step, reward in pulls if arm == row]
+        weights = [
+            (estimator.gamma ** (12_000 - step) * estimator.keep ** (len(own) - 1 - at), reward)
+            for at, (step, reward) in enumerate(own)
+        ]
         total = math.fsum(weight for weight, _ in weights)
         assert estimator.mean()[row] == pytest.approx(math.fsum(w * r for w, r in weights) / total, rel=1e-9)
-        effective = total**2 / math.fsum(weight**2 for weight, _ in weights)
-        aged = effective * estimator.gamma ** (12_000 - int(estimator.last_step[row]))
-        assert estimator.effective_pulls(12_000)[row] == pytest.approx(aged, rel=1e-9)
+        assert estimator.effective_pulls(12_000)[row] == pytest.approx(total, rel=1e-9)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300))
@@ -153,7 +193,7 @@ def test_an_arm_asleep_for_a_million_steps_keeps_its_mean_and_comes_first() -> N
     for origin in range(estimator.period, 1_000_000, estimator.period * 8):
         estimator.rebase(origin)
     assert estimator.mean()[0] == pytest.approx(mean, rel=1e-9)
-    assert estimator.parts(1_000_000, np.array([0, 5]), 0.25, 0.03).index[0] == math.inf
+    assert estimator.parts(1_000_000, np.array([0, 5]), 0.25, 0.03).index[0] > 1e6
     estimator.add(0, origin, 0.5, 0.0)
     assert estimator.mean()[0] == 0.5, "what is a million steps old counts nothing beside one new pull"
 

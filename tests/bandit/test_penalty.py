@@ -9,14 +9,28 @@ from hypothesis import strategies as st
 
 from bandit.errors import ShortfallOutOfRange, StepOutOfOrder
 from bandit.hashing import mix64
+from bandit.index import PULL_MEMORY
 from bandit.ledger import Ticket
 from bandit.scheduler import Scheduler
 
+KEEP = 1 - 1 / PULL_MEMORY
 AHEAD = 2  # steps picked beyond the one that was sampled; the delay is twice that
 
 
 def sometimes_void(ticket: Ticket) -> float | None:
     return None if mix64(3, ticket.step) % 5 == 0 else reward_of(ticket)
+
+
+def counted_after(scheduler: Scheduler, tickets: list[Ticket]) -> dict[int, int]:
+    """Of every ticket that is counted and not void: how many of its arm were counted after it."""
+    still_open = {ticket.id for ticket in scheduler.open_tickets()}
+    after: dict[int, int] = {}
+    later: dict[int, int] = {}
+    for ticket in reversed(tickets):
+        if ticket.id not in still_open and sometimes_void(ticket) is not None:
+            after[ticket.id] = later.get(ticket.arm, 0)
+            later[ticket.arm] = after[ticket.id] + 1
+    return after
 
 
 @given(st.integers(0, 1000), st.sampled_from([3, 40, 400]), st.sampled_from([1, 5, 30, 140]))
@@ -43,11 +57,12 @@ def test_each_pull_pays_by_its_age_and_the_sum_is_minus_the_penalty(
                     credited.add(ticket.id)
         shortfall = (seed + step) % 11 / 10
         expected: dict[str, list[float]] = {}
+        after = counted_after(scheduler, tickets)
         for ticket in tickets:
             known_void = ticket.id in credited and sometimes_void(ticket) is None
             if last < ticket.step <= step and not known_void and shortfall > 0:
                 penalties[ticket.id] = shortfall * 0.98 ** (step - ticket.step)
-                part = penalties[ticket.id] * gamma ** (step - ticket.step)
+                part = penalties[ticket.id] * gamma ** (step - ticket.step) * KEEP ** after.get(ticket.id, 0)
                 expected.setdefault(names[ticket.arm], []).append(part)
         changes = scheduler.penalize(step, shortfall)
         assert changes == pytest.approx(
@@ -58,12 +73,14 @@ def test_each_pull_pays_by_its_age_and_the_sum_is_minus_the_penalty(
         assert scheduler.penalize(step, shortfall) == {}, "no pull pays twice"
         last = step
     state = scheduler.snapshot()
-    still_open = {ticket.id for ticket in scheduler.open_tickets()}
+    after = counted_after(scheduler, tickets)
     for spec in scheduler.arms.specs:
         parts = [
-            (reward - penalties.get(ticket.id, 0.0)) * gamma ** (state["origin"] - ticket.step)
+            (reward - penalties.get(ticket.id, 0.0))
+            * gamma ** (state["origin"] - ticket.step)
+            * KEEP ** after[ticket.id]
             for ticket in tickets
-            if ticket.arm == spec.id and ticket.id not in still_open
+            if ticket.arm == spec.id and ticket.id in after
             if (reward := sometimes_void(ticket)) is not None
         ]
         reward_sum = state["arms"][spec.name]["reward_sum"]
@@ -101,7 +118,7 @@ def test_pull_counts_and_effective_pulls_stay() -> None:
     before, total = scheduler.snapshot()["arms"], scheduler.exploration_total()
     scheduler.penalize(20, 0.8)
     after = scheduler.snapshot()["arms"]
-    kept = ("pulls", "served", "cursor", "weight_sum", "weight_square_sum", "difference_sum", "last_reward")
+    kept = ("pulls", "served", "cursor", "weight_sum", "difference_sum", "last_reward")
     for name, record in before.items():
         assert {key: after[name][key] for key in kept} == {key: record[key] for key in kept}
         assert after[name]["mean"] < record["mean"]

@@ -390,10 +390,10 @@ def test_settings_out_of_range_are_named(change: dict, words: str) -> None:
 
 
 def test_memory_defaults_to_pulls_per_arm() -> None:
-    assert Scheduler(config(), arms(3)).memory == 200
-    assert Scheduler(config(), arms(12)).memory == 384
+    assert Scheduler(config(), arms(3)).memory == 400
+    assert Scheduler(config(), arms(12)).memory == 1152
     assert Scheduler(config(memory=50), arms(12)).memory == 50
-    assert Scheduler(config(), arms(12)).gamma == pytest.approx(np.exp(-3 / 384))
+    assert Scheduler(config(), arms(12)).gamma == pytest.approx(np.exp(-3 / 1152))
 
 
 def test_ids_and_arms_that_clash() -> None:
