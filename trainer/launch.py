@@ -12,6 +12,7 @@ import torch
 from bandit.reward import ProgressReward
 from bandit.scheduler import Scheduler
 from curriculum import config as configs
+from curriculum.arms import scheduler_config
 from curriculum.config import Config
 from curriculum.eligibility import phases
 from curriculum.errors import Exit, FirehoseError
@@ -31,7 +32,7 @@ from trainer.parts import Parts
 from trainer.record import ROW_FILES, Position, Record
 from trainer.ring import Ring
 from trainer.signals import Flags
-from trainer.sources import check_sources, known_arms, open_corpus, open_phase, scheduler_config, specs
+from trainer.sources import check_sources, known_arms, open_corpus, open_phase, specs
 from trainer.step import TrainStep
 
 Say = Callable[[str], None]

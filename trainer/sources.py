@@ -3,7 +3,8 @@
 from typing import Any
 
 from bandit.arms import ArmSpec
-from bandit.scheduler import Scheduler, SchedulerConfig
+from bandit.scheduler import Scheduler
+from curriculum.arms import arm_spec
 from curriculum.config import Config
 from curriculum.eligibility import Phase, why_not
 from curriculum.errors import Exit, FirehoseError
@@ -67,21 +68,7 @@ def check_sources(config: Config, corpus: Corpus, *, known: set[str]) -> None:
 
 def specs(config: Config, corpus: Corpus, ids: dict[str, int]) -> list[ArmSpec]:
     """The bandit's arms: id from the state, bounds from the config, windows from the data."""
-    arms = []
-    for name, arm_id in ids.items():
-        source = config.sources[name]
-        arms.append(
-            ArmSpec(
-                name=name,
-                id=arm_id,
-                windows=corpus.sources[name].windows,
-                cap=source.cap,
-                floor=source.floor,
-                min_share=source.min_share,
-                max_share=source.max_share,
-            )
-        )
-    return arms
+    return [arm_spec(config, name, arm_id, corpus.sources[name].windows) for name, arm_id in ids.items()]
 
 
 def open_phase(config: Config, scheduler: Scheduler, phase: Phase, ids: dict[str, int]) -> list[str]:
@@ -98,22 +85,3 @@ def open_phase(config: Config, scheduler: Scheduler, phase: Phase, ids: dict[str
             next=f"firehose data build {config.path}",
         )
     return [f"bounds relaxed: {message}" for message in scheduler.set_eligible(live, restart=True)]
-
-
-def scheduler_config(config: Config) -> SchedulerConfig:
-    """The bandit's settings; a credit counts from 2 D steps after its own step (see `Loop`)."""
-    c = config.curriculum
-    return SchedulerConfig(
-        seed=config.seed,
-        grad_accum=config.train.grad_accum,
-        windows_per_pull=config.train.micro_batch,
-        delay=2 * config.train.feedback_delay,
-        policy=c.policy,
-        focus_size=c.focus_size,
-        background=c.background,
-        dwell=c.dwell,
-        memory=c.memory,
-        xi=c.xi,
-        zeta=c.zeta,
-        floors_override_repetition=c.floors_override_repetition,
-    )
