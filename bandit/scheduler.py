@@ -34,7 +34,7 @@ from bandit.policies import POLICIES, Candidates, exploration
 from bandit.reward import repetition_terms
 from bandit.settings import SchedulerConfig
 from bandit.snapshot import Record, dump_rows, load_row
-from bandit.views import ArmView, arm_view
+from bandit.views import ArmView, Working, arm_view, working
 
 NEVER = 1 << 62
 __all__ = ["ArmSpec", "ArmView", "Scheduler", "SchedulerConfig", "Ticket"]
@@ -83,6 +83,7 @@ class Scheduler:
         self._dwell_end = 0
         self._stale = True  # weights are refreshed at the next pick, whatever the dwell
         self._last_sample = 0
+        self._working: Working | None = None  # of the weights in force, to be explained
         self._cursors, self._pull_counts = cells(self._cursor), cells(self._pulls)
         self._in_flight, self._scores = cells(self._pending), cells(self._score)
         self._sizes = self.arms.windows.tolist()
@@ -145,12 +146,7 @@ class Scheduler:
         The first pick of a step counts the credits of tickets up to `step - delay`, in ticket order. StepOutOfOrder,
         MissingCredit, NothingEligible, with nothing changed.
         """
-        if len(self._rows) == 0:
-            raise NothingEligible("no eligible arm has data and a cap above 0")
-        if step != self._step or self._micro == self.config.grad_accum:
-            self._begin(step)
-        if self._stale or step >= self._dwell_end:
-            self._refresh(step)
+        self._open(step)
         row = self._dealer.deal() if self.policy.weights else self._deadlines.serve(self._bound)
         cursor = self._cursors[row]
         share = float(self._dealer.shares[row]) if self.policy.learn else None
@@ -162,6 +158,15 @@ class Scheduler:
             self._wear(row)
         self._micro += 1
         return ticket
+
+    def _open(self, step: int) -> None:
+        """What precedes the choice of a pick of `step`; done once, however often it is called before the pick."""
+        if len(self._rows) == 0:
+            raise NothingEligible("no eligible arm has data and a cap above 0")
+        if step != self._step or self._micro == self.config.grad_accum:
+            self._begin(step)
+        if self._stale or step >= self._dwell_end:
+            self._refresh(step)
 
     def _begin(self, step: int) -> None:
         """Open a step: count what is due, move the origin of the weights where the step says so."""
@@ -239,20 +244,23 @@ class Scheduler:
         """The weights of the awake arms for a dwell (awake arms,), within their floors and caps."""
         assert self.policy.weights is not None
         config, rows = self.config, self._rows
+        parts = self._estimator.parts(step, self._pending, config.xi, config.zeta)
         candidates = Candidates(
             step=step,
-            index=self._estimator.parts(step, self._pending, config.xi, config.zeta).index[rows],
+            index=parts.index[rows],
             score=self._score[rows],
             windows=self.arms.windows[rows],
             focus_size=config.focus_size,
             background=config.background,
             temperature=config.temperature,
         )
-        weights = self.policy.weights(candidates)
+        weights = raw = self.policy.weights(candidates)
         if self.policy.repetition:
             penalty, bonus = repetition_terms(self._cursor[rows], self.arms.windows[rows])
             weights = weights * penalty * bonus
-        return np.minimum(self.arms.cap[rows], np.maximum(self._floors(), weights))
+        floors = self._floors()
+        self._working = working(step, rows, parts, self._cursor, raw=raw, repeated=weights, floor=floors)
+        return np.minimum(self.arms.cap[rows], np.maximum(floors, weights))
 
     def _floors(self) -> FloatArray:
         """Floors of the awake arms as they bind now (awake arms,)."""
@@ -354,6 +362,37 @@ class Scheduler:
             for row, spec in enumerate(self.arms.specs)
         ]
         return sorted(views, key=lambda view: view.id)
+
+    def explain(self, step: int) -> dict[str, Any]:
+        """What decides the next pick, of `step`, as plain data; see `bandit.explain.explain`.
+
+        Counts what is due and draws new weights where they are due, as `pick` itself would first: it changes no
+        pick. Raises as `pick` does. `working` is None in a mixture until the first refresh after `restore`: no
+        snapshot holds how the weights in force came about.
+        """
+        self._open(step)
+        self._tally.fold()
+        tally, found = self._tally, self._working
+        columns = {"eligible": self._awake, "weight": self._weight, "served": tally.served}
+        if self.policy.weights is None:
+            config, total = self.config, int(np.sum(tally.served))
+            parts = self._estimator.parts(step, self._pending, config.xi, config.zeta)
+            worn = np.zeros(len(self.arms)) if self._worn is None else self._worn * parts.mean
+            found = working(step, self._rows, parts, self._cursor, worn=worn[self._rows])
+            columns |= {
+                "share_low": self._deadlines.floor,
+                "share_high": self._deadlines.cap,
+                "urgent": self._awake & (self._deadlines.floor * (tally.offered + 1) > tally.served),
+                "shut": self._awake & (tally.served > self._deadlines.cap * (total + 1)),
+            }
+        else:
+            columns |= {"share": tally.shares, "credit": tally.credit + tally.shares}
+        return {
+            "micro": self._micro,
+            "until": self._dwell_end,
+            "arms": {key: column.tolist() for key, column in columns.items()},
+            "working": found.as_dict(len(self.arms)) if found else None,
+        }
 
     def snapshot(self) -> dict[str, Any]:
         """All of the state as plain, finite, JSON-able data; `restore` gives back the same scheduler bit for bit.

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bandit.arms import ArmSpec
+from bandit.arms import ArmSpec, FloatArray, IntArray
+from bandit.index import IndexParts
 from bandit.reward import repetition
 
 
@@ -46,3 +47,42 @@ def arm_view(spec: ArmSpec, cursor: int, state: Mapping[str, Any]) -> ArmView:
         coverage=read.coverage,
         **{**state, "index": state["index"] if math.isfinite(state["index"]) else None},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Working:
+    """How a choice came about at the pick of `step`: references to what was computed anyway, and two copies.
+
+    rows: of the awake arms. parts: of the index, all arms. cursor: windows served, all arms. own: further columns of
+    the awake arms (of a mixture: raw weights, the same repeated, floors as they bound).
+    """
+
+    step: int
+    rows: IntArray
+    parts: IndexParts
+    cursor: IntArray
+    own: dict[str, FloatArray]
+
+    def as_dict(self, arms: int) -> dict[str, Any]:
+        """`step`, and a plain column of `arms` values for each number; None where it is infinite or not known."""
+        whole = {
+            "index": self.parts.index,
+            "mean": self.parts.mean,
+            "by_variance": self.parts.variance_width,
+            "by_range": self.parts.range_width,
+            "pulls": self.parts.pulls,
+            "cursor": self.cursor,
+        }
+        columns = {
+            key: [value if math.isfinite(value) else None for value in column.tolist()]
+            for key, column in whole.items()
+        }
+        for key, column in self.own.items():
+            awake = dict(zip(self.rows.tolist(), column.tolist(), strict=True))
+            columns[key] = [awake.get(row) for row in range(arms)]
+        return {"step": self.step, **columns}
+
+
+def working(step: int, rows: IntArray, parts: IndexParts, cursor: IntArray, **own: FloatArray) -> Working:
+    """A `Working` that later picks do not change."""
+    return Working(step, rows, replace(parts, mean=parts.mean.copy()), cursor.copy(), own)
