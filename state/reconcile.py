@@ -81,7 +81,7 @@ def reconcile(
                 result._note("F0006", name, f"{name!r} is new and joins with no history", event=event)
             continue
         result.ids[name] = arms[name]["id"]
-        _compare_data(result, name, data[name]["sha256"], step)
+        _compare_data(result, name, data[name], step)
         _compare_bounds(result, name, sources[name], step)
     result.ids = {name: result.ids[name] for name in sources if name in result.ids}
     return result
@@ -161,9 +161,9 @@ def _restore(result: Reconciled, name: str, step: int) -> None:
     result._note("F0006", name, message, event={"event": "restore", "step": step})
 
 
-def _compare_data(result: Reconciled, name: str, sha256: str, step: int) -> None:
+def _compare_data(result: Reconciled, name: str, data: Mapping[str, Any], step: int) -> None:
     """Changed data restarts what is counted in windows; what was learned about the source stays."""
-    hashes = result.payload["data"]
+    hashes, sha256 = result.payload["data"], data["sha256"]
     if hashes.get(name) == sha256:
         return
     old, hashes[name] = hashes.get(name), sha256
@@ -172,7 +172,8 @@ def _compare_data(result: Reconciled, name: str, sha256: str, step: int) -> None
     message = (
         f"the data of {name!r} is not what the state knows; its {served} windows served count from 0 again"
     )
-    event = {"event": "data", "step": step, "old": old, "new": sha256, "cursor": served}
+    windows = [record.get("windows"), data.get("windows")]
+    event = {"event": "data", "step": step, "old": old, "new": sha256, "windows": windows, "cursor": served}
     result._note("F0005", name, message, event=event)
 
 

@@ -188,7 +188,8 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
         if cleared or result.changed:  # what was decided here holds, however soon this process dies
             store.commit(first, step=at.step, config_sha256=digest)
     messages = [*settled.messages, *lost]
-    record.event("launch" if fresh else "resume", at.step, platform=platform, messages=messages)
+    kind = "launch" if fresh else "resume"
+    record.event(kind, at.step, source=settled.source, platform=platform, messages=messages)
     for event in result.events:
         run.record({**event, "time": utc_now()})
     if cleared:
