@@ -1,4 +1,4 @@
-"""The commands that look at runs and ask things of them: status, list, samples, checkpoint, stop."""
+"""The commands that look at runs and ask things of them: status, list, samples, explain, checkpoint, stop."""
 
 import textwrap
 import time
@@ -124,6 +124,43 @@ def samples_command(
                     f"{mark} {plain(text or '')}", 78, initial_indent="  ", subsequent_indent="    "
                 )
             )
+
+
+@app.command("explain")
+@command("explain/1")
+def explain_command(
+    run: RunName = None,
+    *,
+    step: Annotated[
+        int | None, typer.Option(help="The step to explain; the last committed one by default.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Make every pick of the run again and count those that agree.")
+    ] = False,
+    runs_dir: RunsDir = RUNS,
+    json: Json = False,
+) -> int:
+    """Show why the bandit picked the sources of a step, replayed from the run's own files."""
+    if verify and step is not None:
+        raise FirehoseError(
+            Exit.USAGE, "--verify looks at every step, --step at one", next="leave one of the two out"
+        )
+    from state import explain, story
+
+    chosen = choose(run, runs_dir)
+    told = story.read(chosen)
+    body = explain.verify(told) if verify else explain.explain(told, step)
+    for note in told.notes:
+        say(note)
+    if json:
+        emit_json("explain/1", body)
+    else:
+        print("\n".join(explain.verified(body) if verify else explain.screen(body)))
+    if verify:
+        return Exit.FINDINGS if body["missing"] else Exit.OK
+    if step is None and not json:
+        say(f"that was the last step; --step N explains another, {body['first_step']} to {body['last_step']}")
+    return Exit.OK
 
 
 def plain(text: str) -> str:

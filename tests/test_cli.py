@@ -16,7 +16,20 @@ from trainer import cli
 ROOT = Path(__file__).parent.parent
 cli.mount()
 COMMANDS = typer.main.get_command(cli.app)
-NAMES = ["run", "demo", "sample", "status", "list", "stop", "checkpoint", "samples", "data", "config", "gate"]
+NAMES = [
+    "run",
+    "demo",
+    "sample",
+    "status",
+    "list",
+    "stop",
+    "checkpoint",
+    "samples",
+    "explain",
+    "data",
+    "config",
+    "gate",
+]
 
 
 def test_the_commands_are_the_documented_ones() -> None:

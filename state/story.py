@@ -1,0 +1,204 @@
+"""What a run's files tell of its bandit: config, arms, losses, samples, launches that changed something, checkpoints.
+
+Read by `state.replay`, which makes the picks again from it. Nothing here is written, and no token file is opened.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bandit.packed import expand
+from curriculum.config import Config, ConfigFile
+from curriculum.errors import Exit, FirehoseError
+from state.envelope import Envelope, open_plain
+from state.findings import FindingError, finding
+from state.reconcile import BOUNDS
+from state.rows import EMPTY, Mark
+from state.run_dir import RunDir
+from state.store import StateStore
+
+RECONCILED = ("prune", "restore", "new", "data", "bounds")
+
+
+@dataclass(slots=True)
+class Launch:
+    """A launch that found arms, data or bounds other than the state knew: after `step` the bandit went on with these."""
+
+    step: int
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Story:
+    """One consistent history of a run, from its files.
+
+    last: the last step whose losses are committed. began: the last step before this story, above 0 after a pivot.
+    payload: of the newest state. launches: those that changed something and still stand, in order. notes: for the
+    person at the terminal.
+    """
+
+    run: RunDir
+    config: Config
+    lineage: str
+    last: int
+    began: int
+    payload: dict[str, Any]
+    launches: list[Launch]
+    samples: dict[int, dict[str, Any]]
+    checkpoints: dict[int, Path]
+    notes: list[str]
+
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """The configured sources as `reconcile` wants them."""
+        excluded = self.config.curriculum.exclude_sources
+        return {
+            name: {**{key: getattr(source, key) for key in BOUNDS}, "excluded": name in excluded}
+            for name, source in self.config.sources.items()
+        }
+
+    def first_arms(self) -> dict[str, dict[str, Any]]:
+        """Name to {id, windows, sha256} of the arms of the first launch: today's, with what changed undone."""
+        data, pruned = self.payload["data"], self.payload["pruned"]
+        arms = {
+            name: {"id": record["id"], "windows": record["windows"], "sha256": data.get(name)}
+            for name, record in self.payload["bandit"]["arms"].items()
+        }
+        for name, entry in pruned.items():
+            record = entry["record"]
+            arms[name] = {"id": record["id"], "windows": record["windows"], "sha256": entry["data"]}
+        for launch in reversed(self.launches):
+            for event in reversed(launch.events):
+                if event["event"] == "new":
+                    arms.pop(event["arm"], None)
+                elif event["event"] == "data" and event["arm"] in arms:
+                    arms[event["arm"]] |= {"sha256": event["old"], "windows": event["windows"][0]}
+        return {name: arm for name, arm in arms.items() if name in self.config.sources}
+
+    def checkpoint(self, step: int) -> Envelope | None:
+        """The state that the checkpoint of a step carries, or None where it cannot be read."""
+        path = self.checkpoints[step] / "checkpoint.json"
+        try:
+            found = open_plain(msgspec.json.decode(path.read_bytes()).get("state"), path)
+            found.payload["bandit"] = expand(found.payload["bandit"])
+        except (OSError, ValueError, LookupError, AttributeError, FirehoseError):
+            return None
+        return found if (found.step, found.lineage) == (step, self.lineage) else None
+
+    def rows(self, first: int) -> Iterator[dict[str, Any]]:
+        """The rows of the pulls file from step `first` on, in order; see `committed` for errors."""
+        path = self.run.pulls
+        for number, line in enumerate(committed(path, self.payload, "pulls"), start=1):
+            if number < first:
+                continue  # not decoded: a row a step, from step 1
+            row = decode(line, path, number)
+            if row.get("step") != number:
+                raise torn(path, f"line {number + 1} should hold step {number}")
+            yield row
+
+
+def read(run: RunDir) -> Story:
+    """Read what a replay needs. Raises FirehoseError: NOT_FOUND where nothing is committed yet, DAMAGED."""
+    config = read_config(run)
+    notes: list[str] = []
+    envelope, findings = StateStore(run.state).read()
+    notes += [str(found) for found in findings]
+    checkpoints = {
+        int(match[1]): path
+        for path in (run.checkpoints.iterdir() if run.checkpoints.is_dir() else ())
+        if (match := re.fullmatch(r"step_(\d+)", path.name))
+    }
+    if envelope is None:
+        raise FirehoseError(
+            Exit.NOT_FOUND,
+            f"the run {run.name!r} has no state file",
+            path=run.state,
+            next=f"firehose run {run.config} makes it again from the newest checkpoint",
+        )
+    envelope.payload["bandit"] = expand(envelope.payload["bandit"])
+    samples = [
+        decode(line, run.samples, number)
+        for number, line in enumerate(committed(run.samples, envelope.payload, "samples"), start=1)
+    ]
+    return Story(
+        run,
+        config,
+        envelope.lineage,
+        last=envelope.step,
+        began=envelope.parent.step if envelope.parent else 0,
+        payload=envelope.payload,
+        launches=launches(run.events()),
+        samples={sample["step"]: sample for sample in samples},
+        checkpoints=checkpoints,
+        notes=notes,
+    )
+
+
+def read_config(run: RunDir) -> Config:
+    """The effective config that the run keeps. Raises FirehoseError(DAMAGED)."""
+    try:
+        plain = msgspec.json.decode(run.effective.read_bytes())["config"]
+        file = msgspec.convert(plain, ConfigFile)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FirehoseError(
+            Exit.DAMAGED,
+            f"the run's effective config cannot be read: {error}",
+            path=run.effective,
+            next=f"move it away; firehose run {run.config} writes it again",
+        ) from None
+    fields = {name: getattr(file, name) for name in ConfigFile.__struct_fields__}
+    return Config(**fields, path=run.config, base=run.root)
+
+
+def launches(events: list[dict[str, Any]]) -> list[Launch]:
+    """The launches that changed something and still stand, in order.
+
+    History is not cut back where a crash sent the run back to an earlier step: what happened after that step did not
+    happen, and neither did what was decided at it where the checkpoint's own copy of the state was used.
+    """
+    standing: list[Launch] = []
+    for event in events:
+        kind, step = event.get("event"), event.get("step", 0)
+        if kind == "launch":
+            standing = []
+        elif kind == "resume":
+            again = event.get("source") == "checkpoint"
+            standing = [found for found in standing if found.step < step + (not again)]
+            standing.append(Launch(step))
+        elif kind in RECONCILED and standing:
+            standing[-1].events.append(event)
+    return [found for found in standing if found.events]
+
+
+def committed(path: Path, payload: dict[str, Any], name: str) -> list[bytes]:
+    """The committed rows of a row file, a line each, as bytes. Raises FindingError(DAMAGED) where they are not those."""
+    try:
+        mark = Mark(**payload["files"][name]) if name in payload.get("files", {}) else EMPTY
+        with path.open("rb") as file:
+            data = file.read(mark.bytes)
+    except (OSError, TypeError) as error:
+        raise torn(path, f"cannot be read: {error}") from None
+    if hashlib.sha256(data).hexdigest() != mark.sha256:
+        raise torn(path, f"differs from what was committed, in its first {mark.bytes} bytes")
+    return [line.removesuffix(b",") for line in data.split(b"\n")[1:]]
+
+
+def decode(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """One row as an object. Raises FindingError(DAMAGED)."""
+    try:
+        row = msgspec.json.decode(line)
+    except ValueError as error:
+        raise torn(path, f"line {number + 1} is not a row: {error}") from None
+    if not isinstance(row, dict):
+        raise torn(path, f"line {number + 1} is not an object")
+    return row
+
+
+def torn(path: Path, what: str) -> FindingError:
+    """The error for a row file that does not hold what was committed."""
+    fix = f"restore {path.name} from a copy; firehose explain only reads"
+    return FindingError(Exit.DAMAGED, finding("F0016", f"{path.name} {what}", fix=fix), path=path)
