@@ -29,6 +29,7 @@ NAMES = [
     "data",
     "config",
     "gate",
+    "simulate",
 ]
 
 
@@ -67,6 +68,7 @@ def test_help(name: str) -> None:
         (["data", "ls", "no-such-folder"], Exit.NOT_FOUND),
         (["data", "build", "no-such.toml"], Exit.USAGE),
         (["config", "check", "no-such.toml"], Exit.USAGE),
+        (["simulate", "no-such.toml"], Exit.USAGE),
     ],
 )
 def test_errors_in_json_say_what_where_and_what_next(

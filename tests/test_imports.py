@@ -12,7 +12,7 @@ LAYERS = ["bandit", "curriculum", "state", "trainer"]
 # What each package may import beside the standard library, itself and the packages below it.
 ALLOWED = {
     "bandit": {"numpy", "scipy"},
-    "curriculum": {"numpy", "msgspec", "typer", "rich", "tokenizers", "english_words"},
+    "curriculum": {"numpy", "msgspec", "typer", "rich", "tokenizers", "english_words", "matplotlib"},
     "state": {"msgspec", "filelock", "typer", "rich"},
     "trainer": {"numpy", "msgspec", "typer", "rich", "torch", "safetensors"},
 }
@@ -51,4 +51,11 @@ def test_the_check_itself_fails_on_an_upward_import() -> None:
 @pytest.mark.parametrize("module", ["trainer.cli", "state.cli", "curriculum.config"])
 def test_no_torch_until_a_command_needs_it(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_no_plotting_until_a_picture_is_asked_for() -> None:
+    code = (
+        "import sys, curriculum.simulate_cli; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -162,11 +162,12 @@ def demo_command(
 
 def mount() -> None:
     """Mount the commands of the packages below; they import what they need when they run."""
-    from curriculum import config_cli, data_cli, gate_cli
+    from curriculum import config_cli, data_cli, gate_cli, simulate_cli
 
     app.add_typer(data_cli.app, name="data", help="Build and list token files.")
     app.add_typer(config_cli.app, name="config", help="Check a config, print its schema.")
     app.add_typer(gate_cli.app, name="gate", help="Score texts as the coherence gate does.")
+    app.add_typer(simulate_cli.app)
 
 
 def main() -> None:
