@@ -24,6 +24,7 @@ block_size = 8
 [train]
 steps = 300
 [curriculum]
+reward = "progress"
 curriculum_warmup_steps = 40
 curriculum_warmup_sources = ["books"]
 [sources.books]
