@@ -54,8 +54,10 @@ def simulate_command(
     policies: Annotated[
         str, typer.Option(help="Policies to compare, by commas: all, none, or names.")
     ] = "all",
-    seed: Annotated[int | None, typer.Option(help="Of picks and noise; the config's by default.")] = None,
-    world: Annotated[int, typer.Option(metavar="SEED", help="Another seed, other sources.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of picks and noise; the config's by default.", min=0)
+    ] = None,
+    world: Annotated[int, typer.Option(metavar="SEED", help="Another seed, other sources.", min=0)] = 0,
     plot_file: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the shares; needs matplotlib.")
     ] = None,
@@ -243,14 +245,14 @@ def _report(
 ) -> Iterator[str]:
     plan, settings = trial.plan, trial.plan.settings
     yield from _wrapped(
-        f"{trial.config.path.name}: {plan.steps:,} steps of {settings.grad_accum} pulls by {settings.policy}, "
-        f"reward {trial.config.curriculum.reward}, seed {plan.seed}"
+        f"{trial.config.path.name}: {plan.steps:,} step{'s' * (plan.steps > 1)} of {settings.grad_accum} pulls "
+        f"by {settings.policy}, reward {trial.config.curriculum.reward}, seed {plan.seed}"
     )
     yield from _wrapped(f"windows {trial.sizes}")
     if trial.skipped:
         yield from _wrapped(f"the warm-up, {trial.skipped:,} steps, is left out")
     yield ""
-    width = min(28, max(len(row["name"]) for row in rows))
+    width = min(28, max(len(name) for name in ("source", *(row["name"] for row in rows))))
     yield from _table(rows, width)
     series = [each for each in _series(trial, outcome, rows) if each.history]
     top = max(max(each.history) for each in series)

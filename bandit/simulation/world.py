@@ -50,7 +50,7 @@ class World:
 
     def training(self, served: FloatArray) -> FloatArray:
         """Mean loss of a pull of each source (sources,), nats a token, before its noise."""
-        extra = np.maximum(0.0, served / self.windows - 1.0) * (self.amplitude > 0.0)
+        extra = np.maximum(0.0, served / np.maximum(1, self.windows) - 1.0) * (self.amplitude > 0.0)
         loss: FloatArray = self.heldout(served) * np.exp(-extra)
         return loss
 

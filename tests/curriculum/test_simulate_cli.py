@@ -146,6 +146,14 @@ def test_windows_are_the_manifests_where_there_is_one_and_a_told_number_wins(sma
     assert told["arms"][0]["epochs"] > 1.0
 
 
+def test_a_source_too_small_for_a_window_is_a_zombie(small: Path) -> None:
+    folder = small.parent / "data" / "small"
+    folder.mkdir(parents=True)
+    write_folder(folder, {"books": (random_documents(30), []), "forum": (random_documents(1)[:0], [])})
+    forum = body(small)["arms"][1]
+    assert (forum["pulls"], forum["share_high"], forum["why_not"]) == (0, 0.0, "no data")
+
+
 def test_junk_is_worth_nothing_to_the_goal(small: Path) -> None:
     learns = body(small, "--policies", "fixed", "--junk", "books")
     assert learns["goal"] == ["forum"]
