@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bandit.arms import ArmSpec, FloatArray, IntArray
-from bandit.bounds import implied_intervals, relax
+from bandit.bounds import implied_intervals, intervals, relax
 from bandit.reward import ProgressReward, repetition_terms
 from bandit.scheduler import Scheduler
 from bandit.settings import SchedulerConfig
@@ -103,8 +103,8 @@ def simulate(plan: Plan, tick: Tick | None = None) -> Outcome:
             if tick is not None:
                 tick(step)
     last = opens[max(opens)]
-    intervals = implied_intervals([spec for spec in plan.arms if spec.id in last])
-    bounds = np.array([intervals.get(spec.id, (0.0, 0.0)) for spec in plan.arms])
+    implied = implied_intervals([spec for spec in plan.arms if spec.id in last])
+    bounds = np.array([implied.get(spec.id, (0.0, 0.0)) for spec in plan.arms])
     counts = np.array(columns, dtype=np.float64)
     return Outcome(
         pulls=pulls,
@@ -123,7 +123,8 @@ def optimum(plan: Plan) -> float:
     """The goal's held-out loss after `plan.steps` steps of the best shares that the bounds allow.
 
     Greedy: every `dwell[0]` steps, the shares of greatest worth there and then, known exactly and served exactly. For
-    concave curves greedy is the best there is up to what transfer and the end of a source's data make of it.
+    concave curves greedy is the best there is up to what transfer and the end of a source's data make of it. Every
+    arm is held to its own interval, as an argmax does; all at once, the clamps of a mixture may allow less.
     """
     world, settings = plan.world, plan.settings
     per_step = settings.grad_accum * settings.windows_per_pull
@@ -150,7 +151,7 @@ def optimum(plan: Plan) -> float:
             binding = floor
             if not settings.floors_override_repetition:
                 binding = floor * repetition_terms(served[rows].astype(np.int64), world.windows[rows])[0]
-            best = best_shares(world.worth(served)[rows], binding, cap, low, high)
+            best = best_shares(world.worth(served)[rows], *intervals(binding, cap, low, high))
             due = step + settings.dwell[0]
         served[rows] += per_step * best
     return world.goal_loss(served)

@@ -150,7 +150,7 @@ def test_a_source_too_small_for_a_window_is_a_zombie(small: Path) -> None:
     folder = small.parent / "data" / "small"
     folder.mkdir(parents=True)
     write_folder(folder, {"books": (random_documents(30), []), "forum": (random_documents(1)[:0], [])})
-    forum = body(small)["arms"][1]
+    forum = body(small, "--policies", "none")["arms"][1]
     assert (forum["pulls"], forum["share_high"], forum["why_not"]) == (0, 0.0, "no data")
 
 
