@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 DATA ?=
 
-.PHONY: help install demo test check format format-check lint types pytest bench clean
+.PHONY: help install demo test check format format-check lint types pytest bench bench-bandit clean
 
 help:
 	@echo "make demo     install, then train, sample, stop, resume and report on text found on this machine (minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make check    the same without installing anew"
 	@echo "make format   rewrite the code in the project's format"
 	@echo "make bench    overhead and memory figures; DATA=folder of NAME/train.jsonl adds a run on real text"
+	@echo "make bench-bandit  the bandit beside its peers from PyPI: speed, then regret (hours; goes on where it stopped)"
 	@echo "make clean    remove the virtual environment and caches"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -57,6 +58,9 @@ bench: install
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/memory.py
 	$(if $(DATA),$(BIN)/python bench/twelve.py $(DATA))
+
+bench-bandit: install
+	$(BIN)/python bench/bandit.py --resume
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
