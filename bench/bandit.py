@@ -1,7 +1,8 @@
-"""The bandit beside MABWiser, river and SMPyBandits: time of a pick and its credit, regret on published problems.
+"""The bandit beside MABWiser, river, SMPyBandits and fms-acceleration-odm: speed, regret, and losses of every size.
 
     python bench/bandit.py                      everything, the peers from PyPI: hours on one core
-    python bench/bandit.py --speed              minutes
+    python bench/bandit.py --speed              minutes: time of a pick and its credit, and of a snapshot
+    python bench/bandit.py --safety             minutes: 20,000 updates with losses from 0 to 1e30 and not a number
     python bench/bandit.py --regret --seeds 10 --problems GM LP16 --resume
     python bench/bandit.py --regret --only ours
     python bench/bandit.py --show               the tables of what --out holds
@@ -22,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from bandit_problems import PROBLEMS
-from bandit_table import header, regret_table, speed_table, state_table
+from bandit_table import header, regret_table, safety_table, speed_table, state_table
 
 HERE = Path(__file__).resolve().parent
 if __name__ != "__main__":  # a script beside this one wants the package that this file's name hides
     __path__ = [str(HERE.parent / "bandit")]
 
 PEERS = ("mabwiser", "river", "smpybandits")
+MIXER = "odm"  # has no bandit to play, and is asked about safety alone
 ARMS = (16, 256, 10_000)
 DELAYS = (0, 8)
 BLOCK_SECONDS = 0.25  # of cycles between two looks at the clock
@@ -116,7 +118,7 @@ class Results:
                     if (old["library"], old["kind"]) != (record["library"], record["what"])
                 }
             else:
-                fields = ("kind", "library", "version", "row", "problem", "delay", "seed", "arms")
+                fields = ("kind", "library", "version", "row", "problem", "delay", "seed", "arms", "loss")
                 kept[tuple(record.get(field) for field in fields)] = record
         return list(kept.values())
 
@@ -127,6 +129,7 @@ def main() -> int:
     )
     parser.add_argument("--speed", action="store_true", help="time the cycles only")
     parser.add_argument("--regret", action="store_true", help="play the problems only")
+    parser.add_argument("--safety", action="store_true", help="feed it losses of every size only")
     parser.add_argument("--show", action="store_true", help="print what --out holds, and run nothing")
     parser.add_argument("--seeds", type=int, default=50, help="runs of a cell, seeds 0 and up")
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
@@ -135,7 +138,7 @@ def main() -> int:
         "--arms", nargs="+", type=int, default=list(ARMS), help="numbers of arms that are timed"
     )
     parser.add_argument("--rounds", type=int, default=9, help="times that each row is timed, taking turns")
-    parser.add_argument("--peers", default=",".join(PEERS), help="some of them, by comma, or none")
+    parser.add_argument("--peers", default=",".join([*PEERS, MIXER]), help="some of them, by comma, or none")
     parser.add_argument("--only", choices=("ours", "peers"), help="play one side only; the rest is as it was")
     parser.add_argument("--rows", help="play rows whose name holds this text only")
     parser.add_argument("--skip-told", action="store_true", help="leave out the rows in grey")
@@ -156,13 +159,16 @@ def main() -> int:
     arguments = parser.parse_args()
     results = Results(arguments.out)
     if not arguments.show:
-        commands = children(arguments)
-        if not arguments.regret:
-            speed(commands, arguments, results)
-        if not arguments.speed:
-            regret(commands, arguments, results)
+        everything = not (arguments.speed or arguments.regret or arguments.safety)
+        if everything or arguments.safety:
+            safety(arguments, results)
+        if everything or arguments.speed:
+            speed(children(arguments), arguments, results)
+        if everything or arguments.regret:
+            regret(children(arguments), arguments, results)
     lines = results.lines()
-    tables = [header(lines), speed_table(lines), state_table(lines), regret_table(lines, arguments.ranked_us)]
+    tables = [header(lines), speed_table(lines), state_table(lines), safety_table(lines)]
+    tables.append(regret_table(lines, arguments.ranked_us))
     print("\n\n".join(filter(None, tables)))
     return 0
 
@@ -172,16 +178,22 @@ def children(arguments: argparse.Namespace) -> dict[str, list[str]]:
     commands = {}
     if arguments.only != "peers":
         commands["ours"] = [sys.executable, str(HERE / "bandit_ours.py")]
-    names = [] if arguments.only == "ours" or arguments.peers == "none" else arguments.peers.split(",")
-    for name in names:
-        if name not in PEERS:
-            raise SystemExit(f"no peer is called {name}; there are {', '.join(PEERS)}")
+    for name in peers(arguments, PEERS):
         python = environment(name, arguments.venvs)
         source = (
             [str(arguments.smpybandits.resolve())] if name == "smpybandits" and arguments.smpybandits else []
         )
         commands[name] = [str(python), str(HERE / "bandit_peer.py"), name, *source]
     return commands
+
+
+def peers(arguments: argparse.Namespace, among: tuple[str, ...]) -> list[str]:
+    """Those of `among` that are asked for."""
+    asked = [] if arguments.only == "ours" or arguments.peers == "none" else arguments.peers.split(",")
+    for name in asked:
+        if name not in (*PEERS, MIXER):
+            raise SystemExit(f"no peer is called {name}; there are {', '.join((*PEERS, MIXER))}")
+    return [name for name in asked if name in among]
 
 
 def environment(name: str, folder: Path) -> Path:
@@ -194,6 +206,10 @@ def environment(name: str, folder: Path) -> Path:
         print(f"installing {name} into {home}", file=sys.stderr)
         venv.create(home, with_pip=True, clear=True)
         install = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-r"]
+        if (
+            name == MIXER
+        ):  # what it requires is gigabytes, and its update of weights needs none of it but torch
+            install.insert(-1, "--no-deps")
         subprocess.run([*install, str(HERE / f"peers/{name}.txt")], check=True)
         made.write_text(wanted)
     return python
@@ -201,6 +217,21 @@ def environment(name: str, folder: Path) -> Path:
 
 def open_child(name: str, command: list[str], results: Results) -> Child:
     return Child(name, command, results.path.with_name(f"{results.path.stem}-{name}.log"))
+
+
+def safety(arguments: argparse.Namespace, results: Results) -> None:
+    """Feed every policy of ours, and the peer's mixer, losses of every size."""
+    script = [sys.executable, str(HERE / "bandit_safety.py")]
+    asked = [] if arguments.only == "peers" else [("firehose", [*script, "ours"])]
+    for name in peers(arguments, (MIXER,)):
+        packages = next((environment(name, arguments.venvs).parent.parent / "lib").glob("*/site-packages"))
+        asked.append(("fms-acceleration-odm", [*script, name, str(packages)]))
+    for library, command in asked:
+        results.add(kind="forget", what="safety", library=library)
+        say(f"safety: {library}")
+        answered = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=ENVIRONMENT)
+        for line in answered.stdout.splitlines():
+            results.add(kind="safety", library=library, **json.loads(line))
 
 
 def speed(commands: dict[str, list[str]], arguments: argparse.Namespace, results: Results) -> None:

@@ -20,8 +20,15 @@ Line = dict[str, Any]
 
 def header(lines: list[Line]) -> str:
     """Machine and versions."""
-    versions = sorted({f"{line['library']} {line['version']} (numpy {line['numpy']})" for line in lines})
-    return f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}; {', '.join(versions)}"
+    versions = sorted(
+        {
+            f"{line['library']} {line['version']} (numpy {line['numpy']})"
+            for line in lines
+            if "version" in line
+        }
+    )
+    machine = f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return "; ".join(filter(None, [machine, ", ".join(versions)]))
 
 
 def processor() -> str:
@@ -96,6 +103,30 @@ def state_table(lines: list[Line]) -> str:
             if key in state:
                 asked.append(claim(f"{name}: {key}, ms", state[key], state[key] < most, f"< {most:g}"))
     return table(rows) + "\n\n" + "\n".join(asked[:2])
+
+
+def safety_table(lines: list[Line]) -> str:
+    """How many updates each policy survived at each loss, and what it said; a state that is not finite is marked."""
+    cells: dict[str, dict[str, Line]] = defaultdict(dict)
+    for line in lines:
+        if line["kind"] == "safety":
+            cells[f"{line['library']} {line['row']}"][line["loss"]] = line
+    if not cells:
+        return ""
+    losses = list(dict.fromkeys(loss for row in cells.values() for loss in row))
+    rows = [["updates at a loss of", *losses]]
+    for name, row in cells.items():
+        rows.append([name, *(survival(row[loss]) if loss in row else "-" for loss in losses)])
+    return table(rows) + "\n\nAn exclamation mark: the state holds a number that is not finite."
+
+
+def survival(line: Line) -> str:
+    """
+    >>> survival({"updates": 7, "ending": "ValueError: no", "finite": False})
+    '7, ValueError !'
+    """
+    ending = f", {line['ending'].partition(':')[0]}" if line["ending"] else ""
+    return f"{line['updates']:,}{ending}{'' if line['finite'] else ' !'}"
 
 
 def regret_table(lines: list[Line], ranked_us: float) -> str:
