@@ -177,7 +177,7 @@ def smpybandits(source: str | None = None) -> Library:
         row("DiscountedUCB 0.99", "DiscountedUCB", gamma=0.99),
         row("DiscountedThompson 0.99", "DiscountedThompson", **beta),
         row("EFF_RAWUCB sigma=0.5", "EFF_RAWUCB", subgaussian=0.5, alpha=1.4),
-        row("EFF_FEWA alpha=0.06", "EFF_FEWA", alpha=0.06),
+        row("EFF_FEWA sigma=0.5", "EFF_FEWA", subgaussian=0.5, alpha=0.06),
         told("SWUCB+, horizon", "SWUCBPlus", horizon),
         told("DiscountedUCB+, changes", "DiscountedUCBPlus", horizon_and_changes),
         told("SWUCB, changes", "SWUCB", tuned_window),
