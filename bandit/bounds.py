@@ -23,12 +23,17 @@ def shares(weights: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray
         or bool(np.any(low > high))
     ):
         raise InfeasibleBounds(f"shares cannot sum to 1 between {low.tolist()} and {high.tolist()}")
-    weights = weights / max(float(np.max(weights)), 1e-300)
-    total = float(np.sum(weights))
+    return fill(weights, low, high)
+
+
+def fill(weights: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
+    """`shares` for bounds that are known to be feasible, as after `relax`."""
+    total = weights.sum()
     if total > 0.0:
-        scaled = weights / total
-        if bool((scaled >= low).all()) and bool((scaled <= high).all()):
+        scaled: FloatArray = weights / total
+        if (scaled >= low).all() and (scaled <= high).all():
             return scaled
+    weights = weights / max(float(np.max(weights)), 1e-300)
     result = np.zeros(len(weights))
     free = np.ones(len(weights), dtype=np.bool_)
     while bool(free.any()):

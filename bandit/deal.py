@@ -127,17 +127,24 @@ class Tally:
 class Dealer(Tally):
     """Serves the largest credit, and the first of equal ones: rows stand in the order of preference (`ArmTable`)."""
 
+    def __init__(self, arms: int) -> None:
+        super().__init__(arms)
+        self._awake = b""  # the awake arms that _rows lists
+
     def _enter(self) -> None:
         span = self.spans[-1]
-        rows = np.flatnonzero(span.awake)
-        self._rows: list[int] = rows.tolist()
-        self._gains: FloatArray = span.shares[rows]
-        self._credits: FloatArray = self.credit[rows]
+        awake = span.awake.tobytes()
+        if awake != self._awake:
+            self._awake = awake
+            self._at: IntArray = np.flatnonzero(span.awake)
+            self._rows: list[int] = self._at.tolist()
+        self._gains: FloatArray = span.shares[self._at]
+        self._credits: FloatArray = self.credit[self._at]
         self._single = cells(self._credits)
 
     def fold(self) -> None:
         if self._held:
-            self.credit[self._rows] = self._credits
+            self.credit[self._at] = self._credits
         super().fold()
 
     def deal(self) -> int:

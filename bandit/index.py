@@ -11,6 +11,7 @@ What each of these was measured to be worth is in docs/log.md.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,8 +37,9 @@ LONGEST_REBASE = 4096
 LARGEST_EXPONENT = 600.0
 # A sum of weights is not scaled below this: beside any new credit it counts nothing, and it never underflows.
 SMALLEST_SUM = 1e-80
-# Stands for no pulls: no division by zero, and a width beyond any other's.
+# Stands for no pulls: no division by zero, and a width beyond any other's. An index above UNSEEN is of such an arm.
 NO_PULLS = 1e-290
+UNSEEN = 1e100
 
 
 def discount(memory: float, grad_accum: int) -> float:
@@ -59,6 +61,18 @@ def rebase_period(gamma: float) -> int:
     while period > 1 and -2.0 * period * math.log(gamma) > LARGEST_EXPONENT:
         period //= 2
     return period
+
+
+class Common(NamedTuple):
+    """What the indices of all arms share at a step.
+
+    scale: gamma^(step - origin), which turns weights into effective pulls. even: an arm's even part of all pulls, (1 / K)
+    sum_j n_j over the live arms, at least one pull's. noise: of a reward, over all arms.
+    """
+
+    scale: float
+    even: float
+    noise: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +165,13 @@ class Estimator:
         self._owns = cells(self._own)
         self._pooleds = cells(self._pooled)
         self._outdated: set[int] = set()  # arms whose columns changed since
-        self._work = np.empty((3, arms))
+        self._work = np.empty((2, arms))
 
-    def add(self, row: int, step: int, reward: float, penalty: float) -> None:
-        """Count a pull picked at `step`. The penalty lowers the mean; the noise is that of the bare rewards."""
+    def add(self, row: int, step: int, reward: float, penalty: float) -> bool:
+        """Count a pull picked at `step`. The penalty lowers the mean; the noise is that of the bare rewards.
+
+        Returns whether other arms changed too, because the test of a drop fired.
+        """
         weight = self.gamma ** (self.origin - step)
         self._weight_sums[row] = total = self.keep * self._weight_sums[row] + weight
         self._reward_sums[row] = self.keep * self._reward_sums[row] + weight * (reward - penalty)
@@ -172,9 +189,10 @@ class Estimator:
             pulls = total / weight
             self._recent_means[row] += max(1.0 / pulls, RECENT_RATE) * (reward - self._recent_means[row])
             if pulls > RECENT_PULLS:
-                self._test(row, weight, pulls)
+                return self._test(row, weight, pulls)
+        return False
 
-    def _test(self, row: int, weight: float, pulls: float) -> None:
+    def _test(self, row: int, weight: float, pulls: float) -> bool:
         """Forget most of what is known where an arm's recent mean is too far below its mean to be noise."""
         recent = self._recent_means[row]
         drop = self._reward_sums[row] / self._weight_sums[row] - recent
@@ -183,12 +201,14 @@ class Estimator:
             self._difference_weights[row] + POOL_PULLS
         )
         spread = 2.0 * TEST_LEVEL * variance * log * (1.0 / RECENT_PULLS - 1.0 / pulls)
-        if drop > math.sqrt(spread) + TEST_RANGE * log / RECENT_PULLS:
-            self.weight_sum *= OTHERS_KEEP
-            self.reward_sum *= OTHERS_KEEP
-            self._weight_sums[row] = KEPT_PULLS * weight
-            self._reward_sums[row] = KEPT_PULLS * weight * recent
-            self.outdate()
+        if drop <= math.sqrt(spread) + TEST_RANGE * log / RECENT_PULLS:
+            return False
+        self.weight_sum *= OTHERS_KEEP
+        self.reward_sum *= OTHERS_KEEP
+        self._weight_sums[row] = KEPT_PULLS * weight
+        self._reward_sums[row] = KEPT_PULLS * weight * recent
+        self.outdate()
+        return True
 
     def _pool(self) -> float:
         """Noise of a reward over all arms."""
@@ -247,39 +267,42 @@ class Estimator:
         """n = S at the weight of `step` (arms,): it ages by the clock, and an arm's own pulls hold it under 64."""
         return self.weight_sum * self.gamma ** (step - self.origin)
 
-    def parts(self, step: int, pending: FloatArray, xi: float, zeta: float) -> IndexParts:
-        """The index of every arm at `step` and its parts, l_i = ln(1 + sum_j n_j / (K n_i)) over the live arms.
+    def common(self, step: int, pending: FloatArray) -> Common:
+        """What the indices share at `step`. pending (arms,): pulls in flight, which count as pulls."""
+        scale = self.gamma ** (step - self.origin)
+        total = self.weight_sum.dot(self._live) * scale + pending.dot(self._live)
+        return Common(scale, max(1.0, float(total)) / self._live_count, self._pool())
 
-        pending (arms,): pulls in flight, which count in n.
-        """
-        pulls = self.effective_pulls(step) + pending
-        even = float(pulls.dot(self._live)) / self._live_count
-        log = np.log(1.0 + even / np.maximum(pulls, NO_PULLS))
-        return ucb_v(self.mean(), self.variance(), pulls, log, xi, zeta)
+    def parts(self, common: Common, pending: FloatArray, xi: float, zeta: float) -> IndexParts:
+        """The index of every arm and its parts, l_i = ln(1 + sum_j n_j / (K n_i)) over the live arms."""
+        pulls = self.weight_sum * common.scale + pending
+        log = np.log(1.0 + common.even / np.maximum(pulls, NO_PULLS))
+        self._derive()
+        return ucb_v(self.mean(), self._own + self._pooled * common.noise, pulls, log, xi, zeta)
 
-    def bound(self, step: int, pending: FloatArray, xi: float, zeta: float) -> FloatArray:
-        """The index of every arm at `step` (arms,) for a pick; the array is used again by the next call.
+    def bound(
+        self, common: Common, pending: FloatArray, xi: float, zeta: float, out: FloatArray
+    ) -> FloatArray:
+        """The index of every arm into `out` (arms,), as `parts` gives it but for rounding, without temporary arrays.
 
-        As `parts` gives it but for rounding, and without temporary arrays; an arm without a pull gets a finite number
-        above any other's. pending (arms,): pulls in flight, NO_PULLS where there are none.
+        An arm without a pull gets a finite number above UNSEEN. pending (arms,): pulls in flight, NO_PULLS for none.
         """
         if self._outdated:
             self._derive()
-        multiply, add, (inverse, per_pull, bound) = np.multiply, np.add, self._work
-        multiply(self.weight_sum, self.gamma ** (step - self.origin), inverse)
+        multiply, add, (inverse, per_pull) = np.multiply, np.add, self._work
+        multiply(self.weight_sum, common.scale, inverse)
         add(inverse, pending, inverse)
-        even = inverse.dot(self._live) / self._live_count
         np.reciprocal(inverse, inverse)
-        multiply(inverse, even, per_pull)
+        multiply(inverse, common.even, per_pull)
         add(per_pull, 1.0, per_pull)
         np.log(per_pull, per_pull)
         multiply(per_pull, inverse, per_pull)
-        multiply(self._pooled, self._pool(), bound)
-        add(bound, self._own, bound)
-        multiply(bound, per_pull, bound)
-        multiply(bound, 2.0 * xi, bound)
-        np.sqrt(bound, bound)
+        multiply(self._pooled, common.noise, out)
+        add(out, self._own, out)
+        multiply(out, per_pull, out)
+        multiply(out, 2.0 * xi, out)
+        np.sqrt(out, out)
         multiply(per_pull, zeta, per_pull)
-        add(bound, per_pull, bound)
-        add(bound, self._mean, bound)
-        return bound
+        add(out, per_pull, out)
+        add(out, self._mean, out)
+        return out

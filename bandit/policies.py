@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bandit.arms import FloatArray, IntArray
+from bandit.index import UNSEEN
 
 SMOOTHING = 0.9
 """Part of an arm's old score that stays when a reward is counted, `exp3` and `odm` (as in ODM's code)."""
@@ -21,7 +22,7 @@ SMOOTHING = 0.9
 class Candidates:
     """The eligible arms at a refresh, each column (arms,), in the order of preference among equals.
 
-    step: of the refresh. index: U of DESIGN 4.1, +inf for an arm never pulled. score: what the policy's `learn` made
+    step: of the refresh. index: U of DESIGN 4.1, above `bandit.index.UNSEEN` for an arm never pulled. score: what the policy's `learn` made
     of the rewards. windows: of the source. focus_size: arms in focus, None for half of them. background: raw weight
     of the others. temperature: of the softmax.
     """
@@ -47,7 +48,7 @@ def focus_ucb(arms: Candidates) -> FloatArray:
 
 def softmax_ucb(arms: Candidates) -> FloatArray:
     """exp((U - max U) / temperature); an arm never pulled counts as the best."""
-    seen = np.isfinite(arms.index)
+    seen = arms.index < UNSEEN
     best = float(np.max(arms.index[seen])) if bool(seen.any()) else 0.0
     weights: FloatArray = np.exp((np.where(seen, arms.index, best) - best) / arms.temperature)
     return weights

@@ -65,6 +65,7 @@ class Replay:
             self.data = {name: {"sha256": a["sha256"], "windows": a["windows"]} for name, a in arms.items()}
             names = {arm_id: name for name, arm_id in self.ids.items()}
             self.scheduler = Scheduler(scheduler_config(self.config), self._specs())
+            self.scheduler.keeps_working = True
             self.reward = new_reward(self.config, names)
         else:
             self._go_on_from(start.payload)
@@ -86,6 +87,7 @@ class Replay:
     def _restore(self, bandit: dict[str, Any], reward: dict[str, Any]) -> None:
         names = {arm_id: name for name, arm_id in self.ids.items()}
         self.scheduler = Scheduler.restore(scheduler_config(self.config), self._specs(), bandit)
+        self.scheduler.keeps_working = True
         self.reward = restored_reward(self.config, names, reward)
 
     def _specs(self) -> list[ArmSpec]:

@@ -92,7 +92,8 @@ def test_in_flight_is_the_open_tickets_and_none_open_means_no_trace_of_delay() -
     scheduler.pick(23)
     scheduler.cancel_from(20)
     assert scheduler.open_tickets() == []
-    expected = direct.parts(23, np.zeros(4), 0.25, 0.03).index.tolist()
+    common = direct.common(23, np.zeros(4))
+    expected = direct.parts(common, np.zeros(4), 0.25, 0.03).index.tolist()
     assert {v.id: v.index for v in scheduler.views(23)} == dict(
         zip(scheduler.arms.ids, expected, strict=True)
     )
