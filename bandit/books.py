@@ -35,8 +35,10 @@ class Books:
         self.gamma = discount(self.memory, config.grad_accum)
         self._estimator = Estimator(count, self.gamma, self.arms.pullable, drop_test=config.drop_test)
         self._trace = Trace(count, self.gamma, self._estimator.keep)
+        self._mixture = self.policy.weights is not None
+        self._picks, self._windows = config.grad_accum, config.windows_per_pull
         self._tally: Tally
-        if self.policy.weights is None:
+        if not self._mixture:
             self._deadlines = self._tally = Deadlines(count)
         else:
             self._dealer = self._tally = Dealer(count)
@@ -79,7 +81,7 @@ class Books:
         }
         if config.drop_test:
             self._columns["recent_mean"] = self._estimator.recent_mean
-        if self.policy.weights is None:
+        if not self._mixture:
             self._columns |= {"share_floor": self._deadlines.floor, "share_cap": self._deadlines.cap}
         if self.policy.learn is not None:
             self._columns["score"] = self._score
@@ -129,7 +131,7 @@ class Books:
             "eligible": self._awake,
             "weight": self._weight,
             "share": share,
-            "target": self._tally.shares if self.policy.weights else share,
+            "target": self._tally.shares if self._mixture else share,
             "share_low": low,
             "share_high": high,
             "pulls": self._pulls,
@@ -190,7 +192,7 @@ class Books:
             "next_ticket": self._ledger.next_id,
             "counted_ticket": self._ledger.counted,
             "tickets": self._ledger.snapshot(),
-            **({} if self.policy.weights else {"ranking": self._ranking.snapshot(self.arms.ids)}),
+            **({} if self._mixture else {"ranking": self._ranking.snapshot(self.arms.ids)}),
         }
 
     @classmethod
@@ -250,7 +252,7 @@ class Books:
                 self._pending[self.arms.row[entry.ticket.arm]] += 1
         for row in np.flatnonzero(self._cursor > self.arms.windows).tolist():
             self._wear(row)
-        if not self.policy.weights and not self._stale and gamma == self.gamma:
+        if not self._mixture and not self._stale and gamma == self.gamma:
             self._ranking.restore(record.table("ranking"), self.arms.row)
 
     def _load_arm(self, row: int, record: Record) -> None:

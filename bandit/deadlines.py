@@ -70,7 +70,8 @@ class Deadlines(Tally):
         urgent = row is not None
         if row is None:
             row = self._best(index())
-        self._took(row)
+        self._served[row] += 1
+        self._held += 1
         self._total += 1
         if urgent:
             heapq.heappush(self._waiting, (self._due(row), row))

@@ -57,10 +57,6 @@ class Tally:
             self.offered += self._held * self.spans[-1].awake
             self._held = 0
 
-    def _took(self, row: int) -> None:
-        self._served[row] += 1
-        self._held += 1
-
     def undo(self, ticket: int, row: int) -> None:
         """Take back the pull of a ticket; a ticket from before the last restart is in no count here."""
         self.fold()
@@ -153,7 +149,8 @@ class Dealer(Tally):
         at = int(self._credits.argmax())
         self._single[at] -= 1.0
         row = self._rows[at]
-        self._took(row)
+        self._served[row] += 1
+        self._held += 1
         return row
 
     def _undo(self, span: Span, row: int) -> None:

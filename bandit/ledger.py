@@ -111,10 +111,11 @@ class Ledger:
             due.append(entry)
         return due
 
-    def close(self, entry: Entry) -> None:
-        """Take a counted ticket out."""
-        del self.entries[entry.ticket.id]
-        self.counted = entry.ticket.id
+    def close(self, counted: list[Entry]) -> None:
+        """Take counted tickets, the oldest open ones, out."""
+        for entry in counted:
+            del self.entries[entry.ticket.id]
+        self.counted = counted[-1].ticket.id
 
     def cancel_from(self, step: int) -> list[Ticket]:
         """Take out every open ticket of `step` or later, held credits with them; in the order of their ids."""

@@ -70,37 +70,39 @@ class Scheduler(Books):
         The first pick of a step counts the credits of tickets up to `step - delay`, in ticket order. StepOutOfOrder,
         MissingCredit, NothingEligible, with nothing changed.
         """
-        self._open(step)
-        row = self._dealer.deal() if self.policy.weights else self._deadlines.serve(self._rank)
+        if step != self._step or self._stale or step >= self._dwell_end or self._micro == self._picks:
+            self._open(step)
+        row = self._dealer.deal() if self._mixture else self._deadlines.serve(self._rank)
         cursor = self._cursors[row]
         share = float(self._dealer.shares[row]) if self.policy.learn else None
         ticket = self._ledger.issue(step, self._micro, self.arms.ids[row], cursor, share)
-        self._cursors[row] = cursor = cursor + self.config.windows_per_pull
+        self._cursors[row] = cursor = cursor + self._windows
         self._pull_counts[row] += 1
         self._in_flight[row] += 1.0
-        if not self.policy.weights:
+        self._micro += 1
+        if not self._mixture:
             self._ranking.touch(row)
             if cursor > self._sizes[row]:
                 self._wear(row)
-        self._micro += 1
         return ticket
 
     def _open(self, step: int) -> None:
         """What precedes the choice of a pick of `step`; done once, however often it is called before the pick."""
         if len(self._rows) == 0:
             raise NothingEligible("no eligible arm has data and a cap above 0")
-        if step != self._step or self._micro == self.config.grad_accum:
+        if step != self._step or self._micro == self._picks:
             self._begin(step)
         if self._stale or step >= self._dwell_end:
             self._refresh(step)
 
     def _begin(self, step: int) -> None:
         """Open a step: count what is due, move the origin of the weights where the step says so."""
-        if self._micro != self.config.grad_accum:
+        if self._micro != self._picks:
             raise StepOutOfOrder(f"step {step}: step {self._step} still lacks picks")
         if step != self._step + 1 and (self._step > 0 or step < 1):
             raise StepOutOfOrder(f"step {step} does not follow step {self._step}")
-        due = self._ledger.due(step - self.config.delay)
+        settled = step - self.config.delay
+        due = self._ledger.due(settled)
         origin = step - step % self._estimator.period
         if origin > self._estimator.origin:
             self._estimator.rebase(origin)
@@ -108,28 +110,31 @@ class Scheduler(Books):
             self._ranking.renew()
         for entry in due:
             self._count(entry)
-            self._ledger.close(entry)
         if due:
+            self._ledger.close(due)
             self._tally.forget(self._ledger.oldest_open)
-        self._settled = max(self._settled, step - self.config.delay)
+        if settled > self._settled:
+            self._settled = settled
         self._step, self._micro = step, 0
 
     def _count(self, entry: Entry) -> None:
         """Count a due ticket. A ticket of an arm that is gone, as after a prune, counts nothing."""
-        row = self.arms.row.get(entry.ticket.arm)
+        ticket, reward = entry.ticket, entry.reward
+        row = self.arms.row.get(ticket.arm)
         if row is None:
             return
         self._in_flight[row] = self._in_flight[row] - 1.0 or NO_PULLS
-        self._ranking.touch(row)
-        if entry.reward is not None:
-            ticket = entry.ticket
-            if self._estimator.add(row, ticket.step, entry.reward, entry.penalty):
-                self._ranking.renew()
-            if ticket.step > self._last_sample:
-                self._trace.fold(row, ticket.step)
-            if self.policy.learn is not None and entry.share is not None:
-                least = exploration(ticket.step, max(2, len(self.arms)))
-                self._scores[row] = self.policy.learn(self._scores[row], entry.reward, entry.share, least)
+        if not self._mixture:
+            self._ranking.touch(row)
+        if reward is None:
+            return
+        if self._estimator.add(row, ticket.step, reward, entry.penalty):
+            self._ranking.renew()
+        if ticket.step > self._last_sample:
+            self._trace.fold(row, ticket.step)
+        if self.policy.learn and entry.share is not None:
+            least = exploration(ticket.step, max(2, len(self.arms)))
+            self._scores[row] = self.policy.learn(self._scores[row], reward, entry.share, least)
 
     def _rank(self) -> FloatArray:
         return self._ranking.index(self._step)
@@ -138,7 +143,7 @@ class Scheduler(Books):
         """Draw a new dwell, and weights and shares for it; an argmax takes its bounds, and has no dwells."""
         config, rows = self.config, self._rows
         dealt, first = np.zeros(len(self.arms)), self._ledger.next_id
-        if self.policy.weights is None:
+        if not self._mixture:
             low, high = intervals(self._floors(), self._cap, self._low, self._high)
             greatest = np.zeros(len(self.arms))
             dealt[rows], greatest[rows] = low, high
@@ -155,7 +160,7 @@ class Scheduler(Books):
             self._dealer.begin(first, self._awake, dealt)
         least, most = config.dwell
         self._dwell_end = step + least + below(most - least + 1, config.seed, Purpose.DWELL, step)
-        if self.policy.weights is None and config.floors_override_repetition:
+        if not self._mixture and config.floors_override_repetition:
             self._dwell_end = NEVER  # its bounds only change with the arms
         self._stale = False
 
@@ -253,7 +258,7 @@ class Scheduler(Books):
         self._tally.fold()
         tally, found = self._tally, self._working
         columns = {"eligible": self._awake, "weight": self._weight, "served": tally.served}
-        if self.policy.weights is None:
+        if not self._mixture:
             total = int(np.sum(tally.served))
             parts = self._ranking.parts(step)
             worn = self._ranking.worn * parts.mean

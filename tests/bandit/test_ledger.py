@@ -61,7 +61,7 @@ def test_unknown_and_closed_tickets() -> None:
         with pytest.raises(UnknownTicket, match=f"ticket {unknown} "):
             made.credit(unknown, 0.5)
     made.credit(1, 0.5)
-    made.close(made.entries[1])
+    made.close([made.entries[1]])
     with pytest.raises(CreditedTwice, match="ticket 1 is closed"):
         made.credit(1, 0.5)
 
