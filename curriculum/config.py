@@ -45,6 +45,9 @@ NOT_TRAINING = frozenset(
     }
 )
 
+# Rewards that mean nothing without a goal.
+NEED_A_GOAL = config_rules.NEED_A_GOAL
+
 Count = Annotated[int, Meta(ge=1)]
 Amount = Annotated[int, Meta(ge=0)]
 Text = Annotated[str, Meta(min_length=1)]
@@ -164,7 +167,26 @@ class Curriculum(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     policy: Annotated[
         Literal["focus-ucb", "uniform", "proportional", "fixed"], _doc("How indices become picks.")
     ] = "focus-ucb"
-    reward: Annotated[Literal["progress"], _doc("What a pull is worth.")] = "progress"
+    reward: Annotated[
+        Literal["align", "progress", "improvement", "loss", "heldout"],
+        _doc(
+            "What a pull is worth: the agreement of its gradient with the goal's (`align`), the fall of its source's "
+            "own loss in deviations of its noise (`progress`) or bare (`improvement`, to replay old runs), its loss "
+            "(`loss`), or the fall of the goal's held-out loss (`heldout`).",
+            default="`align` where `goal_sources` are named or a source has a floor, else `progress`",
+        ),
+    ] = "progress"
+    goal_sources: Annotated[
+        tuple[str, ...],
+        _doc(
+            "The sources that the run is for: `align` and `heldout` probe half of their held-out windows, which are "
+            "then never reported.",
+            default="the sources with a floor, where the reward needs a goal",
+        ),
+    ] = ()
+    probe_every: Annotated[
+        int, _doc("Steps between probes of the goal, each about as dear as a step.", ge=1)
+    ] = 40
     curriculum_warmup_steps: Annotated[
         int,
         _doc("Steps at the start in which only `curriculum_warmup_sources` are picked; 0 for none.", ge=0),
@@ -308,6 +330,31 @@ def _fill(raw: dict[str, Any], path: Path) -> None:
         data.setdefault("dir", f"data/{name}")
     if isinstance(train, dict):
         train.setdefault("weight_decay", 0.0 if "init_from" in train else 0.01)
+    _fill_goal(raw)
+
+
+def _fill_goal(raw: dict[str, Any]) -> None:
+    """Reward and goal depend on each other and on the floors of the sources that may be picked."""
+    curriculum, sources = raw.setdefault("curriculum", {}), raw.get("sources")
+    if not isinstance(curriculum, dict) or not isinstance(sources, dict):
+        return  # told where the types are checked
+    excluded = curriculum.get("exclude_sources", ())
+    floored = [
+        name
+        for name, source in sources.items()
+        if isinstance(source, dict)
+        and _above_zero(source.get("floor", 0))
+        and _above_zero(source.get("cap", 1))
+        and _above_zero(source.get("max_share", 1))
+        and not (isinstance(excluded, list) and name in excluded)
+    ]
+    curriculum.setdefault("reward", "align" if curriculum.get("goal_sources") or floored else "progress")
+    if curriculum["reward"] in NEED_A_GOAL:
+        curriculum.setdefault("goal_sources", floored)
+
+
+def _above_zero(value: object) -> bool:
+    return isinstance(value, int | float) and value > 0
 
 
 def effective(config: Config) -> dict[str, Any]:
@@ -319,7 +366,11 @@ def effective(config: Config) -> dict[str, Any]:
         field: msgspec.json.decode(msgspec.json.encode(getattr(config, field)))
         for field in ConfigFile.__struct_fields__
     }
-    for key in ("curriculum_warmup_sources", "exclude_sources"):  # sets: their order changes nothing
+    for key in (
+        "curriculum_warmup_sources",
+        "exclude_sources",
+        "goal_sources",
+    ):  # sets: their order changes nothing
         plain["curriculum"][key] = sorted(set(plain["curriculum"][key]))
     return plain
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from curriculum.config import Config, Source
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NEED_A_GOAL = ("align", "heldout")
 LARGEST_WEIGHT = 1.3  # an arm in focus, with the whole bonus for text not yet seen
 
 
@@ -22,6 +23,7 @@ def check(config: "Config", lines: config_toml.Lines) -> None:
     rules.model()
     rules.cadence()
     rules.gate()
+    rules.goal()
     for name, source in config.sources.items():
         rules.bounds(name, source)
     rules.phases()
@@ -67,16 +69,17 @@ class _Rules:
                     next="rename the table",
                     code=Exit.USAGE,
                 )
-        for name in self.config.curriculum.curriculum_warmup_sources:
-            if name not in self.config.sources:
-                hint = config_toml.did_you_mean(name, list(self.config.sources))
-                self.refuse(
-                    ("curriculum", "curriculum_warmup_sources"),
-                    f'curriculum.curriculum_warmup_sources names "{name}", which is not a configured source{hint}',
-                    arm=name,
-                    next="correct the name, or add the source",
-                    code=Exit.USAGE,
-                )
+        for key in ("curriculum_warmup_sources", "goal_sources"):
+            for name in getattr(self.config.curriculum, key):
+                if name not in self.config.sources:
+                    hint = config_toml.did_you_mean(name, list(self.config.sources))
+                    self.refuse(
+                        ("curriculum", key),
+                        f'curriculum.{key} names "{name}", which is not a configured source{hint}',
+                        arm=name,
+                        next="correct the name, or add the source",
+                        code=Exit.USAGE,
+                    )
 
     def model(self) -> None:
         model, gate = self.config.model, self.config.gate
@@ -131,6 +134,16 @@ class _Rules:
                 ("gate", "window_low"),
                 f"gate.window_low {gate.window_low} is over gate.window {gate.window}: the rule could never fire",
                 next="lower window_low or raise window",
+            )
+
+    def goal(self) -> None:
+        curriculum = self.config.curriculum
+        if curriculum.reward in NEED_A_GOAL and not curriculum.goal_sources:
+            self.refuse(
+                ("curriculum", "reward"),
+                f'curriculum.reward "{curriculum.reward}" needs a goal: no goal_sources are named, and no source has a '
+                "floor",
+                next='name curriculum.goal_sources, or set reward = "progress"',
             )
 
     def bounds(self, name: str, source: "Source") -> None:
@@ -234,6 +247,8 @@ def warnings(config: "Config") -> list[str]:
         found.append(
             f"curriculum_warmup_steps {curriculum.curriculum_warmup_steps} never ends: the run has {train.steps} steps"
         )
+    if curriculum.goal_sources and curriculum.reward not in NEED_A_GOAL:
+        found.append(f"curriculum.goal_sources are not used by the reward {curriculum.reward}")
     if curriculum.policy == "focus-ucb":
         for phase in eligibility.phases(config):
             found += _forgotten(config, phase)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 import torch
 
-from bandit.reward import ProgressReward
+from bandit.reward import REWARDS, Reward
 from bandit.scheduler import Scheduler
 from curriculum import config as configs
 from curriculum.arms import scheduler_config
@@ -25,8 +26,10 @@ from state.run_dir import RunDir
 from state.settle import Settled, settle
 from state.store import StateStore, sweep_temporaries, utc_now
 from trainer import checkpoint, identity, machine, optim, sampling, weights
+from trainer.align import Alignment
 from trainer.checkpoint import Checkpoint
 from trainer.feed import Feed
+from trainer.goal import GoalLoss, GoalText, goal_sources
 from trainer.model import Decoder
 from trainer.parts import Parts
 from trainer.record import ROW_FILES, Position, Record
@@ -147,6 +150,9 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
     result = reconciled(config, corpus, found.settled)
     for item in result.findings:
         say(f"{item}\n  next:     {item.fix}" if item.fix else str(item))
+    goal, notes = goal_sources(config, corpus)
+    for note in notes:
+        say(note)
     fresh = found.settled.payload is None
     at = Position() if fresh else Position.from_payload(found.settled.step, result.payload)
     gate = Gate(config.gate.threshold, config.gate.consecutive, config.gate.window, config.gate.window_low)
@@ -195,6 +201,9 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
     if cleared:
         record.event("clear-halt", at.step, halt=cleared)
 
+    align, goal_loss = signals(config, corpus, goal, model, optimizer, device, autocast)
+    if align is not None and found.weights is not None:
+        align.load(found.weights.tensors(checkpoint.OPTIMIZER))
     ring = Ring(max(16, 4 * train.feedback_delay), train.grad_accum, device)
     names = {arm_id: name for name, arm_id in result.ids.items()}
     return Parts(
@@ -206,7 +215,15 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
         gate=gate,
         model=model,
         optimizer=optimizer,
-        train_step=TrainStep(model, optimizer, ring, grad_clip=train.grad_clip, autocast=autocast),
+        train_step=TrainStep(
+            model,
+            optimizer,
+            ring,
+            grad_clip=train.grad_clip,
+            autocast=autocast,
+            align=align,
+            goal_loss=goal_loss,
+        ),
         ring=ring,
         feed=Feed(lambda t: corpus.batch(names[t.arm], t.arm, t.window, train.micro_batch), device),
         generate=lambda prompt, step: sampling.generate(
@@ -246,18 +263,42 @@ def network(
     return model, optimizer
 
 
+def signals(
+    config: Config,
+    corpus: Corpus,
+    goal: list[str],
+    model: Decoder,
+    optimizer: torch.optim.AdamW,
+    device: torch.device,
+    autocast: AbstractContextManager[None],
+) -> tuple[Alignment | None, GoalLoss | None]:
+    """What measures the signal that the reward needs, if it needs one; a probe is as large as a step."""
+    train, every = config.train, config.curriculum.probe_every
+    needs = REWARDS[config.curriculum.reward].needs
+    if needs is None:
+        return None, None
+    windows = train.grad_accum * train.micro_batch
+    if needs == "goal":
+        windows = -(-windows // len(goal)) * len(goal)
+    text = GoalText(corpus, goal, windows=windows, chunk=train.micro_batch, device=device)
+    if needs == "goal":
+        return None, GoalLoss(model, text, every=every, autocast=autocast)
+    return Alignment(model, optimizer, text, every=every, autocast=autocast), None
+
+
 def bandit(
     config: Config, corpus: Corpus, result: Reconciled, step: int, say: Say, *, fresh: bool
-) -> tuple[Scheduler, ProgressReward]:
+) -> tuple[Scheduler, Reward[Any]]:
     """Scheduler and reward, restored where there is something to restore."""
     arms, names = specs(config, corpus, result.ids), {i: name for name, i in result.ids.items()}
+    reward = REWARDS[config.curriculum.reward]
     if fresh:
-        return Scheduler(scheduler_config(config), arms), ProgressReward(list(names), names)
+        return Scheduler(scheduler_config(config), arms), reward(list(names), names)
     scheduler = Scheduler.restore(scheduler_config(config), arms, result.payload["bandit"])
     if result.changed:
         for message in rest(config, scheduler, result.ids, step):
             say(message)
-    return scheduler, ProgressReward.restore(list(names), result.payload["reward"], names)
+    return scheduler, reward.restore(list(names), result.payload["reward"], names)
 
 
 def open_record(

@@ -114,10 +114,13 @@ class Loop:
                 self.at.loss_ema = (
                     result.loss if ema is None else LOSS_EMA * ema + (1 - LOSS_EMA) * result.loss
                 )
+            if result.goal is not None:
+                self.parts.reward.probe(result.goal)
             for ticket in self.tickets.pop(step, ()):  # none where a prune took them all
                 # A step that was skipped, or an arm pruned since the pick, counts nothing.
                 void = result.skipped or ticket.arm not in self.names
-                reward = None if void else self.parts.reward.update(ticket.arm, result.losses[ticket.micro])
+                loss, signal = result.losses[ticket.micro], result.signals[ticket.micro]
+                reward = None if void else self.parts.reward.update(ticket.arm, loss, signal)
                 self.parts.scheduler.credit(ticket.id, reward)
             del self.at.uncredited[step]
 
@@ -236,7 +239,8 @@ class Loop:
         payload["files"] = marks
         if checkpoint:
             with self.timers("checkpoint"):
-                parts.record.checkpoint(self.at, payload, parts.model, parts.optimizer)
+                align = parts.train_step.align
+                parts.record.checkpoint(self.at, payload, parts.model, parts.optimizer, align)
         with self.timers("commit"):
             parts.record.commit_state(self.at.step, payload, ended)
 

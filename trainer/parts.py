@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from bandit.reward import ProgressReward
+from bandit.reward import Reward
 from bandit.scheduler import Scheduler
 from curriculum.config import Config
 from curriculum.gate.rule import Gate
@@ -32,7 +33,7 @@ class Parts:
     corpus: Corpus
     arm_ids: dict[str, int]
     scheduler: Scheduler
-    reward: ProgressReward
+    reward: Reward[Any]
     gate: Gate
     model: Decoder
     optimizer: torch.optim.AdamW

@@ -25,6 +25,7 @@ from state.rows import RowFile, encode_row
 from state.run_dir import RunDir
 from state.store import StateStore, utc_now
 from trainer import checkpoint, optim
+from trainer.align import Alignment
 from trainer.model import Decoder
 from trainer.ring import StepResult
 from trainer.sampling import Drawn
@@ -63,6 +64,8 @@ class Position:
                 "losses": [finite(loss) for loss in result.losses],
                 "norm": finite(result.norm),
                 "skipped": result.skipped,
+                "signals": result.signals,
+                "goal": result.goal,
             }
             for step, result in self.uncredited.items()
         }
@@ -87,6 +90,8 @@ class Position:
                 losses=[math.nan if loss is None else loss for loss in result["losses"]],
                 norm=math.nan if result["norm"] is None else result["norm"],
                 skipped=result["skipped"],
+                signals=result["signals"],
+                goal=result["goal"],
             )
             for number, result in loop["uncredited"].items()
         }
@@ -133,10 +138,25 @@ class Record:
     # Rows, held until the next commit.
 
     def step(self, step: int, result: StepResult, tickets: Sequence[Ticket], lr: float) -> None:
-        """Write down a step's loss and its pulls; a skipped step has null for a loss that is no number."""
+        """Write down a step's loss and its pulls; a skipped step has null for a loss that is no number.
+
+        What the reward used beside the losses is there too, so that rewards can be computed again from the rows.
+        """
         self.held["loss"].append(encode_row([step, finite(result.loss)]))
-        pulls = [[ticket.arm, finite(result.losses[ticket.micro])] for ticket in tickets]
-        row = {"step": step, "lr": lr, "norm": finite(result.norm), "skipped": result.skipped, "pulls": pulls}
+        pulls: list[list[float | None]] = []
+        for ticket in tickets:
+            signal = result.signals[ticket.micro]
+            more = [] if signal is None else [signal]
+            pulls.append([ticket.arm, finite(result.losses[ticket.micro]), *more])
+        goal = {} if result.goal is None else {"goal": result.goal}
+        row = {
+            "step": step,
+            "lr": lr,
+            "norm": finite(result.norm),
+            "skipped": result.skipped,
+            **goal,
+            "pulls": pulls,
+        }
         self.held["pulls"].append(encode_row(row))
 
     def sample(
@@ -182,7 +202,12 @@ class Record:
         return {name: file.mark.as_dict() for name, file in self.rows.items()}
 
     def checkpoint(
-        self, at: Position, payload: dict[str, Any], model: Decoder, optimizer: torch.optim.Optimizer
+        self,
+        at: Position,
+        payload: dict[str, Any],
+        model: Decoder,
+        optimizer: torch.optim.Optimizer,
+        align: Alignment | None,
     ) -> None:
         """Write a checkpoint that carries the very state the commit after it will make current; then retain."""
         self.checkpoint_step = at.step
@@ -191,7 +216,7 @@ class Record:
             self.run.checkpoints,
             at.step,
             model=dict(model.named_parameters()),
-            optimizer=optim.state_tensors(optimizer, model),
+            optimizer={**optim.state_tensors(optimizer, model), **(align.tensors() if align else {})},
             meta={**self.meta, "state": msgspec.to_builtins(self.envelope)},
         )
         protect = set() if at.passing_checkpoint is None else {at.passing_checkpoint}

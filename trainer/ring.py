@@ -4,6 +4,7 @@ A slot a step. On CUDA each slot is copied to pinned memory on a side stream and
 on the CPU the slot is simply read. Reading a step that was overwritten is an error, never an old value.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +13,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step left: loss a pull in nats (nan or inf possible), gradient norm before clipping, skipped or not."""
+    """What a step left: loss a pull in nats (nan or inf possible), gradient norm before clipping, skipped or not.
+
+    signals: a number a pull, for a reward that needs one; None where it was not measured or is not finite. goal: the
+    goal's held-out loss before the step, likewise.
+    """
 
     losses: list[float]
     norm: float
     skipped: bool
+    signals: list[float | None]
+    goal: float | None = None
 
     @property
     def loss(self) -> float:
@@ -25,22 +32,28 @@ class StepResult:
 
 
 class Ring:
-    """`slots` rows of grad_accum losses, the norm and the skip flag."""
+    """`slots` rows: a loss and a signal for each of grad_accum pulls, the goal's loss, the norm and the skip flag."""
 
     def __init__(self, slots: int, grad_accum: int, device: torch.device) -> None:
-        self.slots = slots
-        self.rows = torch.zeros(slots, grad_accum + 2, dtype=torch.float32, device=device)
+        self.slots, self.grad_accum = slots, grad_accum
+        width = 2 * grad_accum + 3
+        self.rows = torch.zeros(slots, width, dtype=torch.float32, device=device)
         self.holds = [0] * slots  # which step a slot holds
         self.cuda = device.type == "cuda"
         if self.cuda:
-            self.home = torch.zeros(slots, grad_accum + 2, dtype=torch.float32, pin_memory=True)
+            self.home = torch.zeros(slots, width, dtype=torch.float32, pin_memory=True)
             self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self.arrived = [torch.cuda.Event() for _ in range(slots)]  # type: ignore[no-untyped-call]
 
     def row(self, step: int) -> Tensor:
-        """The device row of a step, to be written by it: losses, then norm, then skipped (0 or 1)."""
+        """The device row of a step, to be written by it: losses, signals, goal, norm, skipped (0 or 1).
+
+        Signals and goal are NaN, which says that they were not measured, until they are written.
+        """
         self.holds[step % self.slots] = step
-        return self.rows[step % self.slots]
+        row = self.rows[step % self.slots]
+        row[self.grad_accum : -2].fill_(math.nan)
+        return row
 
     def publish(self, step: int) -> None:
         """Start the row's way home; returns at once."""
@@ -61,4 +74,11 @@ class Ring:
             values = self.home[slot].tolist()
         else:
             values = self.rows[slot].tolist()
-        return StepResult(losses=values[:-2], norm=values[-2], skipped=values[-1] != 0.0)
+        measured = [value if math.isfinite(value) else None for value in values[self.grad_accum : -2]]
+        return StepResult(
+            losses=values[: self.grad_accum],
+            norm=values[-2],
+            skipped=values[-1] != 0.0,
+            signals=measured[:-1],
+            goal=measured[-1],
+        )

@@ -83,7 +83,7 @@ def plan(path: Path, *, name: str | None, runs_dir: Path, resume: Literal["auto"
 
 def describe(plan: Plan) -> dict[str, Any]:
     """What a launch would train on: phases, sources, bounds and the share intervals they imply."""
-    from trainer import identity, launch, sources, weights
+    from trainer import goal, identity, launch, sources, weights
 
     config, run = plan.config, plan.run
     known: set[str] = set()
@@ -97,6 +97,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     with naming(config):
         corpus = sources.open_corpus(config)
         sources.check_sources(config, corpus, known=known)
+        _, notes = goal.goal_sources(config, corpus)
     result = []
     for phase in phases(config):
         ids = {name: index for index, name in enumerate(phase.sources) if name in corpus.sources}
@@ -123,7 +124,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "steps": config.train.steps,
         "tokens_per_step": config.train.grad_accum * config.train.micro_batch * config.model.block_size,
         "parameters": model.parameter_count(),
-        "warnings": plan.warnings,
+        "warnings": [*plan.warnings, *notes],
         "sources": result,
     }
 

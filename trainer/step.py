@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from trainer.align import Alignment
+from trainer.goal import GoalLoss
 from trainer.model import Decoder
 from trainer.ring import Ring
 
@@ -20,24 +22,32 @@ class TrainStep:
         *,
         grad_clip: float,
         autocast: AbstractContextManager[None],
+        align: Alignment | None = None,
+        goal_loss: GoalLoss | None = None,
     ) -> None:
         self.model, self.optimizer, self.ring = model, optimizer, ring
         self.grad_clip, self.autocast = grad_clip, autocast
+        self.align, self.goal_loss = align, goal_loss
         self.parameters = list(model.parameters())
 
     def run(self, step: int, pulls: Tensor, lr: float) -> None:
-        """Train on pulls [grad_accum, micro_batch, block_size + 1]; losses, norm and skip flag go to the ring.
+        """Train on pulls [grad_accum, micro_batch, block_size + 1]; losses, norm and skip flag go to the ring, and what the reward needs beside them.
 
         A non-finite gradient leaves weights, moments and step counts untouched. The clip coefficient is handed to
         the fused optimizer as a gradient scale, so that no pass over the gradients is spent on it.
         """
         row = self.ring.row(step)
+        if self.align is not None:
+            self.align.begin(step)
+        if self.goal_loss is not None:
+            self.goal_loss.measure(step, into=row[-3])
         for micro, windows in enumerate(pulls):
             with self.autocast:
                 loss = self.model.loss(windows)
             (loss / len(pulls)).backward()  # type: ignore[no-untyped-call]
-            # A reward that needs this pull's own gradient reads it here, before the next pull adds to it.
             row[micro] = loss.detach()
+            if self.align is not None:
+                row[len(pulls) + micro] = self.align.cosine()
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         bad = ~torch.isfinite(norm)
         row[-2], row[-1] = norm, bad

@@ -148,18 +148,37 @@ class Corpus:
         return out
 
     def heldout(self, name: str, count: int) -> NDArray[np.int64]:
-        """Up to `count` windows of a source's held-out file, evenly spaced, the same at every call.
+        """Up to `count` windows of what is reported of a source's held-out file, evenly spaced, the same at every call.
 
+        Of the file's windows every second one, the first of them among these, is reported; the others are `probe`'s.
         Returns int64 [windows, block_size + 1]; windows is 0 for a source without held-out text.
         """
-        info = self.info(name)
-        windows = min(count, info.heldout_windows)
-        out = np.empty((windows, self.block_size + 1), dtype=np.int64)
-        if windows:
-            tokens = self._btok(name, heldout=True).tokens
-            for row in range(windows):
-                start = row * info.heldout_windows // windows * self.block_size
-                out[row] = tokens[start : start + self.block_size + 1]
+        reported = (self.info(name).heldout_windows + 1) // 2
+        windows = min(count, reported)
+        return self._heldout(name, [2 * (row * reported // windows) for row in range(windows)])
+
+    def probe(self, name: str, first: int, count: int) -> NDArray[np.int64]:
+        """`count` windows of the half of a source's held-out file that is never reported, from position `first` on.
+
+        Positions go round and round that half. Returns int64 [count, block_size + 1]; REFUSED where the half is empty.
+        """
+        half = self.info(name).heldout_windows // 2
+        if half == 0:
+            raise FirehoseError(
+                Exit.REFUSED,
+                f"source {name} has no held-out window to probe with",
+                path=self.info(name).heldout_path or self.info(name).path,
+                arm=name,
+                next="give the source more text, or take it out of curriculum.goal_sources",
+            )
+        return self._heldout(name, [2 * ((first + row) % half) + 1 for row in range(count)])
+
+    def _heldout(self, name: str, windows: list[int]) -> NDArray[np.int64]:
+        """Windows of a source's held-out file by their index."""
+        out = np.empty((len(windows), self.block_size + 1), dtype=np.int64)
+        for row, window in enumerate(windows):
+            start = window * self.block_size
+            out[row] = self._btok(name, heldout=True).tokens[start : start + self.block_size + 1]
         return out
 
     def _btok(self, name: str, *, heldout: bool = False) -> Btok:

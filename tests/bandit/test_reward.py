@@ -10,12 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandit.errors import NonFiniteLoss, SnapshotMismatch, UnknownArm
-from bandit.reward import (
-    FAST,
+from bandit.reward import ProgressReward, repetition, repetition_terms
+from bandit.reward.base import FAST
+from bandit.reward.progress import (
     SLOW,
-    ProgressReward,
-    repetition,
-    repetition_terms,
     weight_difference_norm,
 )
 

@@ -84,11 +84,18 @@ def test_held_out_windows_are_fixed_spread_and_only_as_many_as_there_are(folder:
     most = corpus.sources["prose"].heldout_windows
     tokens = stream(folder, "prose.heldout")
     every = corpus.heldout("prose", 1000)
-    assert every.shape == (most, BLOCK + 1)
-    assert every[:, :-1].ravel().tolist() == tokens[: most * BLOCK].tolist()
+    inputs = tokens[: most * BLOCK].reshape(most, BLOCK)
+    assert every[:, :-1].tolist() == inputs[::2].tolist(), "every second window is reported"
+    half = len(every)
     some = corpus.heldout("prose", 3)
-    assert some.tolist() == every[[0, most // 3, 2 * most // 3]].tolist()
+    assert some.tolist() == every[[0, half // 3, 2 * half // 3]].tolist()
     assert corpus.heldout("chat", 3).shape == (0, BLOCK + 1)
+    probed = corpus.probe("prose", 2, most)
+    assert probed[:, :-1].tolist() == np.roll(np.tile(inputs[1::2], (3, 1)), -2, axis=0)[:most].tolist()
+    assert {row[:-1].tobytes() for row in every}.isdisjoint(row[:-1].tobytes() for row in probed)
+    with pytest.raises(FirehoseError, match="no held-out window to probe") as caught:
+        corpus.probe("chat", 0, 1)
+    assert (caught.value.exit_code, caught.value.arm) == (Exit.REFUSED, "chat")
 
 
 def test_a_sound_folder_passes(folder: Path) -> None:

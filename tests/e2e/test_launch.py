@@ -43,7 +43,7 @@ def config(stopped: Path, tmp_path: Path) -> Path:
 
 def pulled_after(config: Path, step: int) -> set[int]:
     rows = read_rows(the_run(config).pulls)
-    return {arm for row in rows if row["step"] > step for arm, _ in row["pulls"]}
+    return {arm for row in rows if row["step"] > step for arm, *_ in row["pulls"]}
 
 
 def test_an_arm_whose_tokens_were_deleted_is_pruned_and_never_pulled(config: Path) -> None:
@@ -60,7 +60,7 @@ def test_an_arm_whose_tokens_were_deleted_is_pruned_and_never_pulled(config: Pat
     assert envelope is not None
     assert set(envelope.payload["bandit"]["arms"]) == {"alpha", "beta"}
     assert envelope.payload["pruned"]["gamma"]["record"]["pulls"] > 0
-    assert gone in {arm for row in read_rows(the_run(config).pulls) for arm, _ in row["pulls"]}
+    assert gone in {arm for row in read_rows(the_run(config).pulls) for arm, *_ in row["pulls"]}
     assert gone not in pulled_after(config, 40)
     assert [row[0] for row in read_rows(the_run(config).loss)] == list(range(1, 61))
     assert [e["arm"] for e in the_run(config).events() if e["event"] == "prune"] == ["gamma"]

@@ -43,7 +43,7 @@ def test_a_run_trains_on_what_its_pulls_say(tmp_path: Path, monkeypatch: pytest.
     corpus = Corpus.open(tmp_path / "data/tiny", config.model.block_size, config.seed)
     cursor = dict.fromkeys(names, 0)
     for row in read_rows(the_run(config.path).pulls):
-        for micro, (arm, _) in enumerate(row["pulls"]):
+        for micro, (arm, *_) in enumerate(row["pulls"]):
             expected = corpus.batch(names[arm], arm, cursor[arm], config.train.micro_batch)
             assert np.array_equal(seen[row["step"]][micro].numpy(), expected)
             cursor[arm] += config.train.micro_batch

@@ -7,7 +7,7 @@ import torch
 
 from trainer import optim
 from trainer.model import Decoder, Shape
-from trainer.ring import Ring
+from trainer.ring import Ring, StepResult
 from trainer.step import TrainStep
 
 SHAPE = Shape(vocab_size=64, block_size=16, width=32, heads=4, layers=2)
@@ -69,11 +69,13 @@ def test_a_non_finite_step_changes_nothing_and_says_so() -> None:
 
 def test_the_ring_never_gives_an_old_value_for_a_new_step() -> None:
     ring = Ring(4, 2, CPU)
-    ring.row(1)[:] = torch.tensor([1.0, 2.0, 0.5, 0.0])
+    assert ring.row(1)[2:5].isnan().all()
+    ring.row(1)[:] = torch.tensor([1.0, 2.0, 0.25, float("nan"), 7.0, 0.5, 0.0])
+    assert ring.read(1) == StepResult([1.0, 2.0], 0.5, False, signals=[0.25, None], goal=7.0)
     assert ring.read(1).loss == 1.5
     with pytest.raises(LookupError, match="step 5"):
         ring.read(5)
-    ring.row(5)
+    assert ring.row(5)[2:5].isnan().all(), "nothing of step 1 is taken for a measurement"
     with pytest.raises(LookupError, match="step 1"):
         ring.read(1)
 
