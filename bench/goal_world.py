@@ -23,7 +23,7 @@ vocab_size = 1024
 tokenizer_sample_mb = 8
 [model]
 preset = "tiny"
-width = 96
+width = 64
 heads = 4
 layers = 2
 block_size = 64

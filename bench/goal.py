@@ -1,0 +1,142 @@
+"""What a reward buys: final loss of the goal under each, against evenly dealt uniform and an oracle that knows the junk.
+
+    python bench/goal.py DATA [--seeds 1,2,3] [--steps 2500] [--world reported|tuning] [--only NAME,NAME] [--out DIR]
+
+DATA holds one folder a source with a `train.jsonl` in it. Every run is a whole one, through the product's own launch,
+loop and files. Prints a row a run and what the issue asks; exits 1 where it is missed. About a minute and a half a run.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from goal_world import REPORTED, TUNING, World, prepare
+
+from curriculum.tokens.corpus import Corpus
+from state.rows import read_rows
+from trainer import checkpoint, runner, weights
+from trainer.signals import Flags
+
+# Name to (lines of [curriculum], whether the junk is capped at 0).
+RUNS = {
+    "uniform": ('policy = "uniform"\nreward = "progress"', False),
+    "align": ('reward = "align"', False),
+    "progress": ('reward = "progress"', False),
+    "loss": ('reward = "loss"', False),
+    "oracle": ('policy = "uniform"\nreward = "progress"', True),
+    "heldout": ('reward = "heldout"', False),
+}
+ASKED = ("uniform", "align", "progress", "loss", "oracle")
+
+
+def one(name: str, seed: int, data: Path, folder: Path, world: World, steps: int) -> dict[str, Any]:
+    """A run to its end: mean loss of the good sources' reported windows, the junk's share of the pulls, seconds."""
+    curriculum, oracle = RUNS[name]
+    run_name = f"{name}-{seed}"
+    config = prepare(
+        world, data, folder, run_name, curriculum=curriculum, steps=steps, seed=seed, oracle=oracle
+    )
+    plan = runner.plan(config.path, name=None, runs_dir=folder / "runs", resume="auto")
+    runner.train(plan, flags=Flags())
+    corpus = Corpus.open(config.resolve(config.data.dir), config.model.block_size, config.seed)
+    model = weights.build(config, corpus.vocab_size)
+    found = checkpoint.locate(plan.run.root)
+    weights.load(model, found.tensors(checkpoint.MODEL), found.path)
+    with torch.inference_mode():
+        losses = {
+            source: float(model.loss(torch.from_numpy(corpus.heldout(source, 1000)))) for source in world.good
+        }
+    ids = {arm["id"]: arm["name"] for arm in arms(plan.run.state)}
+    names = [ids[arm] for row in read_rows(plan.run.pulls) for arm, *_ in row["pulls"]]
+    return {
+        "name": name,
+        "seed": seed,
+        "goal": statistics.fmean(losses.values()),
+        "losses": losses,
+        "junk": sum(source in world.junk for source in names) / len(names),
+        "shares": {source: names.count(source) / len(names) for source in ids.values()},
+        "parameters": model.parameter_count(),
+    }
+
+
+def arms(state: Path) -> list[dict[str, Any]]:
+    """The arms' records of a run's state, names among their fields."""
+    records = json.loads(state.read_text())["payload"]["bandit"]["arms"]
+    return [{"name": name, **record} for name, record in records.items()]
+
+
+def summary(rows: list[dict[str, Any]], world: World) -> list[tuple[str, bool]]:
+    """What the issue asks, each with whether it is there."""
+    seeds = sorted({row["seed"] for row in rows})
+    goal = {(row["name"], row["seed"]): row["goal"] for row in rows}
+    even = len(world.junk) / (len(world.good) + len(world.junk))
+    gaps = [goal["uniform", seed] - goal["oracle", seed] for seed in seeds]
+    closed = [
+        (goal["uniform", seed] - goal["align", seed]) / gap for seed, gap in zip(seeds, gaps, strict=True)
+    ]
+    mean = statistics.fmean(goal["uniform", seed] - goal["align", seed] for seed in seeds) / statistics.fmean(
+        gaps
+    )
+    junk = statistics.fmean(row["junk"] for row in rows if row["name"] == "align")
+    return [
+        (
+            f"align closes {mean:.0%} of the gap between uniform and the oracle "
+            f"({', '.join(f'{part:.0%}' for part in closed)} by seed; asked: at least 60 %)",
+            mean >= 0.6,
+        ),
+        (
+            f"the junk gets {junk:.1%} of the pulls under align, {even:.1%} under uniform (asked: under half)",
+            junk < even / 2,
+        ),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--world", choices=("reported", "tuning"), default="reported")
+    parser.add_argument("--only", default=",".join(ASKED))
+    parser.add_argument("--out", type=Path, help="work here and keep the files")
+    arguments = parser.parse_args()
+    world = {"reported": REPORTED, "tuning": TUNING}[arguments.world]
+    print(
+        f"machine {platform.node()}, {os.cpu_count()} cores, torch {torch.__version__}, {arguments.steps} steps, "
+        f"commit {subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True).stdout.strip()}"
+    )
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (arguments.out or Path(temporary)).resolve()
+        for seed in map(int, arguments.seeds.split(",")):
+            for name in arguments.only.split(","):
+                began = time.process_time()
+                row = one(name, seed, arguments.data, folder, world, arguments.steps)
+                rows.append({**row, "cpu_seconds": time.process_time() - began})
+                print(
+                    f"seed {seed}  {name:<9} goal {row['goal']:.4f}  junk {row['junk']:6.1%}  "
+                    f"{rows[-1]['cpu_seconds']:5.0f} s of CPU",
+                    flush=True,
+                )
+        (folder / "goal.json").write_text(json.dumps(rows, indent=1))
+    if not set(ASKED[:2]) | {"oracle"} <= {row["name"] for row in rows}:
+        return 0
+    results = summary(rows, world)
+    for text, ok in results:
+        print(("ok    " if ok else "MISS  ") + text)
+    return int(not all(ok for _, ok in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
