@@ -95,6 +95,8 @@ def prepare(
     data: folder with NAME/train.jsonl. curriculum: lines of that section. oracle: the junk is capped at 0.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if oracle:  # whose config alone would leave the junk unbuilt
+        prepare(world, data, folder, "all", curriculum="", steps=steps, seed=seed, oracle=False)
     text = CONFIG.format(
         name=name,
         seed=seed,

@@ -360,6 +360,42 @@ def test_a_source_that_comes_goes_or_changes_is_a_difference(tmp_path: Path) -> 
     assert differences(two, one) == differences(one, two)
 
 
+FLOORED = (
+    '[sources.a]\npath = "a"\nfloor = 0.3\n[sources.b]\npath = "b"\n[sources.c]\npath = "c"\nfloor = 0.1\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("curriculum", "reward", "goal"),
+    [
+        ("", "align", ("a", "c")),
+        ('exclude_sources = ["c"]', "align", ("a",)),
+        ('exclude_sources = ["a", "c"]', "progress", ()),
+        ('goal_sources = ["b"]', "align", ("b",)),
+        ('reward = "heldout"', "heldout", ("a", "c")),
+        ('reward = "progress"', "progress", ()),
+    ],
+)
+def test_reward_and_goal_follow_from_each_other_and_the_floors(
+    tmp_path: Path, curriculum: str, reward: str, goal: tuple[str, ...]
+) -> None:
+    config = read(tmp_path, f"[curriculum]\n{curriculum}\n{FLOORED}")
+    assert (config.curriculum.reward, config.curriculum.goal_sources) == (reward, goal)
+    assert read(tmp_path, MINIMAL).curriculum.reward == "progress"
+
+
+def test_a_goal_that_cannot_be_is_refused_and_one_that_is_not_used_is_said(tmp_path: Path) -> None:
+    error = refused(tmp_path, f'[curriculum]\nreward = "align"\n{MINIMAL}')
+    assert (error.exit_code, line_of(error)) == (Exit.REFUSED, 2)
+    assert "needs a goal" in error.message and "progress" in str(error.next)
+    error = refused(tmp_path, f'[curriculum]\ngoal_sources = ["chit"]\n{MINIMAL}')
+    assert (error.exit_code, error.arm) == (Exit.USAGE, "chit")
+    assert "chat" in error.message
+    assert refused(tmp_path, f'[curriculum]\nreward = "entropy"\n{MINIMAL}').exit_code is Exit.USAGE
+    unused = read(tmp_path, f'[curriculum]\nreward = "loss"\ngoal_sources = ["chat"]\n{MINIMAL}')
+    assert "curriculum.goal_sources are not used by the reward loss" in warnings(unused)
+
+
 def test_order_and_place_are_no_difference(tmp_path: Path) -> None:
     one = read(tmp_path, '[curriculum]\nexclude_sources = ["x", "y"]\n' + source("a") + source("b"))
     (tmp_path / "sub").mkdir()
