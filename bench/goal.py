@@ -34,12 +34,22 @@ RUNS = {
     "loss": ('reward = "loss"', False),
     "oracle": ('policy = "uniform"\nreward = "progress"', True),
     "heldout": ('reward = "heldout"', False),
+    "align-m1000f8": ('reward = "align"\nmemory = 1000\nfocus_size = 8', False),
+    "align-m1000": ('reward = "align"\nmemory = 1000', False),
 }
 ASKED = ("uniform", "align", "progress", "loss", "oracle")
 
 
 def one(name: str, seed: int, data: Path, folder: Path, world: World, steps: int) -> dict[str, Any]:
-    """A run to its end: mean loss of the good sources' reported windows, the junk's share of the pulls, seconds."""
+    """A run to its end: mean loss of the good sources' reported windows, the junk's share of the pulls, CPU seconds.
+
+    What a folder holds already is not run again.
+    """
+    kept = folder / f"{name}-{seed}.json"
+    if kept.exists():
+        row: dict[str, Any] = json.loads(kept.read_text())
+        return row
+    began = time.process_time()
     curriculum, oracle = RUNS[name]
     run_name = f"{name}-{seed}"
     config = prepare(
@@ -57,7 +67,7 @@ def one(name: str, seed: int, data: Path, folder: Path, world: World, steps: int
         }
     ids = {arm["id"]: arm["name"] for arm in arms(plan.run.state)}
     names = [ids[arm] for row in read_rows(plan.run.pulls) for arm, *_ in row["pulls"]]
-    return {
+    row = {
         "name": name,
         "seed": seed,
         "goal": statistics.fmean(losses.values()),
@@ -65,7 +75,10 @@ def one(name: str, seed: int, data: Path, folder: Path, world: World, steps: int
         "junk": sum(source in world.junk for source in names) / len(names),
         "shares": {source: names.count(source) / len(names) for source in ids.values()},
         "parameters": model.parameter_count(),
+        "cpu_seconds": time.process_time() - began,
     }
+    kept.write_text(json.dumps(row))
+    return row
 
 
 def arms(state: Path) -> list[dict[str, Any]]:
@@ -121,15 +134,13 @@ def main() -> int:
         folder = (arguments.out or Path(temporary)).resolve()
         for seed in map(int, arguments.seeds.split(",")):
             for name in arguments.only.split(","):
-                began = time.process_time()
                 row = one(name, seed, arguments.data, folder, world, arguments.steps)
-                rows.append({**row, "cpu_seconds": time.process_time() - began})
+                rows.append(row)
                 print(
                     f"seed {seed}  {name:<9} goal {row['goal']:.4f}  junk {row['junk']:6.1%}  "
-                    f"{rows[-1]['cpu_seconds']:5.0f} s of CPU",
+                    f"{row['cpu_seconds']:5.0f} s of CPU",
                     flush=True,
                 )
-        (folder / "goal.json").write_text(json.dumps(rows, indent=1))
     if not set(ASKED[:2]) | {"oracle"} <= {row["name"] for row in rows}:
         return 0
     results = summary(rows, world)

@@ -29,8 +29,8 @@ layers = 2
 block_size = 64
 [train]
 steps = {steps}
-micro_batch = 4
-grad_accum = 2
+micro_batch = 8
+grad_accum = 1
 lr = 3e-3
 min_lr = 3e-4
 warmup_steps = 100

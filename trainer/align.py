@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainer.goal import GoalText
 from trainer.model import Decoder
 
-MEMORY = 0.85
+MEMORY = 0.9
 GOAL = "align/goal"
 
 
@@ -28,7 +28,7 @@ class Alignment:
     <goal's gradient, P x> times the rate at first order: the cosine of x with g, the average of P times the goal's
     gradient, is that drop for a pull of unit length.
 
-    goal: g, with 0.85 kept a probe, shaped like the watched parameter and on its device; 0 before the first probe. It
+    goal: g, with 0.9 kept a probe, shaped like the watched parameter and on its device; 0 before the first probe. It
     is the whole state. text: what is probed.
     """
 
