@@ -35,6 +35,7 @@ RUNS = {
     "oracle": ('policy = "uniform"\nreward = "progress"', True),
     "heldout": ('reward = "heldout"', False),
     "align-m1000f8": ('reward = "align"\nmemory = 1000\nfocus_size = 8', False),
+    "align-f8": ('reward = "align"\nfocus_size = 8', False),
     "align-m1000": ('reward = "align"\nmemory = 1000', False),
 }
 ASKED = ("uniform", "align", "progress", "loss", "oracle")

@@ -28,6 +28,7 @@ from curriculum.tokens.corpus import Corpus
 from trainer import optim, weights
 from trainer.align import MEMORY, Alignment
 from trainer.goal import GoalLoss, GoalText
+from trainer.launch import PROBE_STEPS
 from trainer.model import Decoder
 from trainer.ring import Ring
 from trainer.step import TrainStep
@@ -82,7 +83,7 @@ class Bench:
         self.model.initialise(seed)
         self.optimizer = optim.build(self.model, weight_decay=0.01, betas=(0.9, 0.95), device=CPU)
         train = config.train
-        windows = train.micro_batch * train.grad_accum
+        windows = PROBE_STEPS * train.micro_batch * train.grad_accum
         text = GoalText(self.corpus, world.good, windows=windows, chunk=train.micro_batch, device=CPU)
         even = -(-windows // len(world.good)) * len(world.good)
         fixed = GoalText(self.corpus, world.good, windows=even, chunk=train.micro_batch, device=CPU)
