@@ -51,15 +51,13 @@ class Whole:
         self.goal = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
 
     def probe(self, step: int, memory: float) -> None:
-        if step % self.align.every or not self.align.optimizer.state:
+        if (step - 1) % self.align.every:
             return
-        batches = self.align.text.batch(step // self.align.every)
+        batches = self.align.text.batch((step - 1) // self.align.every)
         loss = torch.stack([self.align.model.loss(windows) for windows in batches]).mean()
         found = torch.autograd.grad(loss, self.parameters)
-        for goal, gradient, parameter in zip(self.goal, found, self.parameters, strict=True):
-            state = self.align.optimizer.state[parameter]
-            scale = (state["exp_avg_sq"] / (1 - 0.95 ** float(state["step"]))).sqrt() + 1e-8
-            goal.mul_(memory).add_(gradient / scale, alpha=1 - memory)
+        for goal, gradient in zip(self.goal, found, strict=True):
+            goal.mul_(memory).add_(gradient, alpha=1 - memory)
 
     def cosine(self, windows: torch.Tensor) -> float:
         gradient = torch.autograd.grad(self.align.model.loss(windows), self.parameters)
@@ -88,7 +86,7 @@ class Bench:
         even = -(-windows // len(world.good)) * len(world.good)
         fixed = GoalText(self.corpus, world.good, windows=even, chunk=train.micro_batch, device=CPU)
         every = config.curriculum.probe_every
-        self.align = Alignment(self.model, self.optimizer, text, every=every, autocast=nullcontext())
+        self.align = Alignment(self.model, text, every=every, autocast=nullcontext())
         goal = GoalLoss(self.model, fixed, every=every, autocast=nullcontext())
         self.step = self.trainer(self.align, goal)
         self.whole = Whole(self.align)
@@ -235,7 +233,7 @@ def main() -> None:
                 for at in np.argsort(worth)[::-1]:
                     print(f"    {bench.names[at]:<20} worth {1000 * worth[at]:+7.2f} mnat  ", end="")
                     print("  ".join(f"{name} {values[at]:+.3f}" for name, values in means.items()))
-            costs.append(bench.cost(before + 1 + (-before - 1) % bench.align.every))
+            costs.append(bench.cost(before + 1 + -before % bench.align.every))
     print("mean rank correlation with measured worth (spread over seeds and branches):")
     for name, values in sorted(table.items(), key=lambda item: -statistics.fmean(item[1])):
         print(f"  {name:<12} {statistics.fmean(values):+.2f}  ({min(values):+.2f} .. {max(values):+.2f})")

@@ -66,7 +66,10 @@ class GoalText:
         for at in range(number * self.windows, (number + 1) * self.windows):
             turn, which = divmod(at, len(self.sources))
             rows.append(self.corpus.probe(self.sources[which], turn, 1))
-        tokens = torch.from_numpy(np.concatenate(rows)).to(self.device, non_blocking=True)
+        tokens = torch.from_numpy(np.concatenate(rows))
+        if self.device.type == "cuda":  # else the copy would wait for the device
+            tokens = tokens.pin_memory()
+        tokens = tokens.to(self.device, non_blocking=True)
         return list(torch.split(tokens, self.chunk))
 
 
@@ -81,8 +84,8 @@ class GoalLoss:
 
     @torch.no_grad()
     def measure(self, step: int, into: Tensor) -> None:
-        """Before a step that is due: write the mean loss, in nats a token, to the scalar `into`."""
-        if step % self.every:
+        """Before steps 1, 1 + every, ...: write the mean loss, in nats a token, to the scalar `into`."""
+        if (step - 1) % self.every:
             return
         with self.autocast:
             losses = [self.model.loss(windows) * len(windows) for windows in self.batches]

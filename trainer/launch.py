@@ -204,7 +204,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
     if cleared:
         record.event("clear-halt", at.step, halt=cleared)
 
-    align, goal_loss = signals(config, corpus, goal, model, optimizer, device, autocast)
+    align, goal_loss = signals(config, corpus, goal, model, device, autocast)
     if align is not None and found.weights is not None:
         align.load(found.weights.tensors(checkpoint.OPTIMIZER))
     ring = Ring(max(16, 4 * train.feedback_delay), train.grad_accum, device)
@@ -271,7 +271,6 @@ def signals(
     corpus: Corpus,
     goal: list[str],
     model: Decoder,
-    optimizer: torch.optim.AdamW,
     device: torch.device,
     autocast: AbstractContextManager[None],
 ) -> tuple[Alignment | None, GoalLoss | None]:
@@ -286,7 +285,7 @@ def signals(
     text = GoalText(corpus, goal, windows=windows, chunk=train.micro_batch, device=device)
     if needs == "goal":
         return None, GoalLoss(model, text, every=every, autocast=autocast)
-    return Alignment(model, optimizer, text, every=every, autocast=autocast), None
+    return Alignment(model, text, every=every, autocast=autocast), None
 
 
 def bandit(
