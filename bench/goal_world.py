@@ -72,7 +72,7 @@ TUNING = World(
         *("chat-topical", "oasst", "dictionary", "smoltalk-like"),
         *("repo-commits", "repo-docstrings", "gutenberg", "instruct"),
     ),
-    junk=("contam-cjk", "contam-sysprompt", "words-dictionary", "words-chat-topical"),
+    junk=("contam-cyrillic", "contam-lists", "words-dictionary", "words-chat-topical"),
     shuffled={"words-dictionary": "dictionary", "words-chat-topical": "chat-topical"},
 )
 

@@ -54,10 +54,13 @@ class Whole:
         if (step - 1) % self.align.every:
             return
         batches = self.align.text.batch((step - 1) // self.align.every)
-        loss = torch.stack([self.align.model.loss(windows) for windows in batches]).mean()
-        found = torch.autograd.grad(loss, self.parameters)
-        for goal, gradient in zip(self.goal, found, strict=True):
-            goal.mul_(memory).add_(gradient, alpha=1 - memory)
+        for goal in self.goal:
+            goal.mul_(memory)
+        for windows in batches:
+            found = torch.autograd.grad(self.align.model.loss(windows), self.parameters)
+            length = float(sum((gradient**2).sum() for gradient in found)) ** 0.5 * len(batches)
+            for goal, gradient in zip(self.goal, found, strict=True):
+                goal.add_(gradient, alpha=(1 - memory) / length)
 
     def cosine(self, windows: torch.Tensor) -> float:
         gradient = torch.autograd.grad(self.align.model.loss(windows), self.parameters)

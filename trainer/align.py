@@ -1,7 +1,7 @@
 """Alignment: the cosine of every pull's gradient with the goal's, without a sync.
 
-Watched is the first MLP matrix of the first block alone: of all parts of a model it told good sources from junk best
-for its size, and better than the whole gradient (`bench/reward.py` prints both).
+Watched is the output head alone (the embedding where they are tied): of all parts of a model it told good sources
+from junk best, and better than the whole gradient (`bench/reward.py` prints both).
 """
 
 from contextlib import AbstractContextManager
@@ -18,18 +18,18 @@ GOAL = "align/goal"
 
 def watched(model: Decoder) -> nn.Parameter:
     """The parameter whose gradients are compared."""
-    return model.blocks[0].up.weight  # type: ignore[union-attr,return-value]
+    return model.head.weight
 
 
 class Alignment:
     """Probes the goal every `every` steps and compares each pull's gradient with what it found.
 
-    goal: average, with 0.9 kept a probe, of the gradients of the goal's text; shaped like the watched parameter, on its
-    device, 0 before the first probe. It is the whole state. text: what is probed.
+    goal: average, with 0.9 kept a probe, of the goal's gradients, each batch's made as long as any other's, so that no
+    odd window outweighs the rest; shaped like the watched parameter, on its device, 0 before the first probe. It is the
+    whole state. text: what is probed.
 
-    Gradients are compared as they are. Divided by AdamW's sqrt(v_hat), as its updates are, they were dominated by
-    units that no pull had stirred for some 20 steps, whose second moments are next to nothing: the cosines of a source
-    that is rarely pulled became noise five times as wide.
+    Gradients are compared as they are, not divided by AdamW's sqrt(v_hat) as its updates are: with beta2 = 0.95 the
+    second moments of what no recent pull has stirred are next to nothing, and would outweigh all else.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class Alignment:
         for windows in batches:
             with self.autocast:
                 loss = self.model.loss(windows)
-            gradient += torch.autograd.grad(loss, self.parameter)[0] / len(batches)
+            found = torch.autograd.grad(loss, self.parameter)[0]
+            gradient += found / (torch.linalg.vector_norm(found) * len(batches))
         goal = MEMORY * self.goal + (1.0 - MEMORY) * gradient
         self.goal = torch.where(torch.isfinite(goal).all(), goal, self.goal)
 

@@ -52,8 +52,8 @@ def test_a_cosine_by_hand() -> None:
     goal = torch.zeros_like(watched(step.model))
     for number in range(1, 9):
         if number % 3 == 1:
-            found = torch.stack([gradient(step.model, batch) for batch in Text().batch(number // 3)]).mean(0)
-            goal = MEMORY * goal + (1 - MEMORY) * found
+            found = [gradient(step.model, batch) for batch in Text().batch(number // 3)]
+            goal = MEMORY * goal + (1 - MEMORY) * sum(g / g.norm() for g in found) / 2
         own = [gradient(step.model, windows) for windows in pulls(number)]
         expected = [float((g * goal).sum() / (g.norm() * goal.norm())) for g in own]
         step.run(number, pulls(number), lr=1e-2)
