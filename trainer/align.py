@@ -7,7 +7,7 @@ from junk best, and better than the whole gradient (`bench/reward.py` prints bot
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.goal import GoalText
 from trainer.model import Decoder
@@ -16,7 +16,7 @@ MEMORY = 0.9
 GOAL = "align/goal"
 
 
-def watched(model: Decoder) -> nn.Parameter:
+def watched(model: Decoder) -> Tensor:
     """The parameter whose gradients are compared."""
     return model.head.weight
 
