@@ -78,7 +78,8 @@ def prepare(config: Config, options: Options) -> Trial:
     floored = [
         name for name in learns if config.sources[name].floor > 0 or config.sources[name].min_share > 0
     ]
-    goal = floored or learns or live
+    named = [name for name in config.curriculum.goal_sources if name in learns]
+    goal = named or floored or learns or live
     seed = config.seed if options.seed is None else options.seed
     plan = Plan(
         settings=replace(scheduler_config(config), seed=seed),
@@ -91,7 +92,8 @@ def prepare(config: Config, options: Options) -> Trial:
             goal=[ids[name] for name in goal],
         ),
         steps=steps,
-        measured=config.curriculum.reward != "progress",
+        reward=config.curriculum.reward,
+        probe_every=config.curriculum.probe_every,
         seed=seed,
     )
     return Trial(config, plan, skipped, skipped + steps, sizes, tuple(goal))

@@ -7,13 +7,13 @@ import numpy as np
 
 from bandit.arms import ArmSpec, FloatArray, IntArray
 from bandit.bounds import implied_intervals, intervals, relax
-from bandit.reward import ProgressReward, repetition_terms
+from bandit.reward import REWARDS, repetition_terms
 from bandit.scheduler import Scheduler
 from bandit.settings import SchedulerConfig
 from bandit.simulation.optimum import best_shares
 from bandit.simulation.world import World
 
-# The agreement of a pull's gradient with the goal's, as simulated: worth (the best source's 1, junk's 0) and noise.
+# A pull's gradient agrees with the goal's as its source's worth does (the best one's 1, junk's 0), with this noise.
 AGREEMENT_NOISE = 0.5
 COLUMNS = 48
 
@@ -24,8 +24,8 @@ Tick = Callable[[int], None]
 class Plan:
     """What is simulated. phases: (first step, ids of the sources that may be picked), the first from step 1.
 
-    world: columns in the order of `arms`. measured: whether a pull is rewarded by its agreement with the goal, as
-    `align` does, or by the fall of its own loss (`progress`). seed: of the noise.
+    world: columns in the order of `arms`. reward: a name in `bandit.reward.REWARDS`; one that needs the goal's loss
+    hears it every `probe_every` steps. seed: of the noise.
     """
 
     settings: SchedulerConfig
@@ -33,7 +33,8 @@ class Plan:
     phases: Sequence[tuple[int, Sequence[int]]]
     world: World
     steps: int
-    measured: bool
+    reward: str
+    probe_every: int
     seed: int
 
 
@@ -67,7 +68,8 @@ def simulate(plan: Plan, tick: Tick | None = None) -> Outcome:
     world, settings = plan.world, plan.settings
     scheduler = Scheduler(settings, plan.arms)
     row = {spec.id: at for at, spec in enumerate(plan.arms)}
-    progress = ProgressReward(list(row), {spec.id: spec.name for spec in plan.arms})
+    reward = REWARDS[plan.reward](list(row), {spec.id: spec.name for spec in plan.arms})
+    signal: float | None = None
     noise = np.random.default_rng(plan.seed).standard_normal((plan.steps, settings.grad_accum))
     served: FloatArray = np.zeros(len(plan.arms))
     pulls: IntArray = np.zeros(len(plan.arms), dtype=np.int64)
@@ -81,20 +83,20 @@ def simulate(plan: Plan, tick: Tick | None = None) -> Outcome:
         if step in opens:
             relaxed += scheduler.set_eligible(opens[step], restart=True)
             since = pulls.copy()
-        if plan.measured:
+        losses = world.training(served)
+        if reward.needs == "cosine":
             worth = world.worth(served)
             agreement = worth / max(float(worth.max()), 1e-300)
-        else:
-            losses = world.training(served)
+        elif reward.needs == "goal" and step % plan.probe_every == 0:
+            reward.probe(world.goal_loss(served))
         for micro in range(settings.grad_accum):
             ticket = scheduler.pick(step)
             at = row[ticket.arm]
             shock = noise[step - 1, micro]
-            if plan.measured:
-                reward = min(1.0, max(0.0, 0.25 + 0.5 * (agreement[at] + AGREEMENT_NOISE * shock)))
-            else:
-                reward = progress.update(ticket.arm, max(0.0, losses[at] + world.noise[at] * shock))
-            scheduler.credit(ticket.id, float(reward))
+            if reward.needs == "cosine":
+                signal = agreement[at] + AGREEMENT_NOISE * shock
+            loss = max(0.0, losses[at] + world.noise[at] * shock)
+            scheduler.credit(ticket.id, reward.update(ticket.arm, loss, signal))
             pulls[at] += 1
         served[:] = pulls * settings.windows_per_pull
         if step == ends[len(columns)]:

@@ -8,6 +8,7 @@ import pytest
 
 from bandit.arms import ArmSpec, new_id
 from bandit.policies import POLICIES
+from bandit.reward import REWARDS
 from bandit.settings import SchedulerConfig
 from bandit.simulation.simulate import Plan, optimum, simulate
 from bandit.simulation.world import draw_world
@@ -32,7 +33,16 @@ def plan(junk: tuple[str, ...] = (), **changes: Any) -> Plan:
     world = draw_world(
         arms, seed=0, junk=[new_id(name, ()) for name in junk], goal=[new_id("chat", ()), new_id("books", ())]
     )
-    made = Plan(SETTINGS, arms, [(1, [arm.id for arm in arms])], world, steps=1000, measured=False, seed=1)
+    made = Plan(
+        SETTINGS,
+        arms,
+        [(1, [arm.id for arm in arms])],
+        world,
+        steps=1000,
+        reward="progress",
+        probe_every=40,
+        seed=1,
+    )
     return replace(made, **changes)
 
 
@@ -86,7 +96,7 @@ def test_the_share_is_of_the_last_phase_and_a_source_it_leaves_out_has_none() ->
 
 
 def test_agreement_with_the_goal_finds_the_junk_that_bounds_allow() -> None:
-    made = plan(junk=("forum", "dictionary"), measured=True, steps=1500)
+    made = plan(junk=("forum", "dictionary"), reward="align", steps=1500)
     even = simulate(replace(made, settings=replace(SETTINGS, policy="fixed")))
     guided = simulate(made)
     forum = list(BOUNDS).index("forum")
@@ -96,7 +106,7 @@ def test_agreement_with_the_goal_finds_the_junk_that_bounds_allow() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_no_policy_beats_the_optimum(policy: str) -> None:
-    made = plan(settings=replace(SETTINGS, policy=policy), measured=True)
+    made = plan(settings=replace(SETTINGS, policy=policy), reward="align")
     assert simulate(made).goal_loss[1] > optimum(made)
 
 
@@ -114,6 +124,17 @@ def test_the_optimum_obeys_the_bounds() -> None:
 def test_bounds_that_cannot_hold_are_said() -> None:
     arms = [replace(arm, max_share=0.1) for arm in plan().arms]
     assert "max_share" in simulate(plan(arms=arms, steps=20)).relaxed[0]
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_every_reward_can_be_tried(reward: str) -> None:
+    assert simulate(plan(reward=reward, steps=100)).pulls.sum() == 400
+
+
+def test_the_loss_as_reward_feeds_the_junk_that_agreement_starves() -> None:
+    by_loss, by_agreement = (simulate(plan(junk=("forum",), reward=reward)) for reward in ("loss", "align"))
+    forum = list(BOUNDS).index("forum")
+    assert by_loss.share[forum] > 3 * by_agreement.share[forum]
 
 
 def test_progress_is_told() -> None:
