@@ -4,6 +4,9 @@ from bandit.arms import ArmSpec
 from bandit.settings import SchedulerConfig
 from curriculum.config import Config
 
+# Rewards whose noise differs from pull to pull; the others are averages, whose slow swings a test takes for changes.
+INDEPENDENT = ("align", "improvement", "loss")
+
 
 def arm_spec(config: Config, name: str, arm_id: int, windows: int) -> ArmSpec:
     """The arm of a configured source: id from the state, bounds from the config, windows from the data."""
@@ -30,8 +33,10 @@ def scheduler_config(config: Config) -> SchedulerConfig:
         policy=c.policy,
         focus_size=c.focus_size,
         background=c.background,
+        temperature=c.temperature,
         dwell=c.dwell,
         memory=c.memory,
+        drop_test=c.policy == "ucb" and c.reward in INDEPENDENT,
         xi=c.xi,
         zeta=c.zeta,
         floors_override_repetition=c.floors_override_repetition,

@@ -165,7 +165,12 @@ class Curriculum(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     """What the bandit may pick, and how it picks."""
 
     policy: Annotated[
-        Literal["focus-ucb", "uniform", "proportional", "fixed"], _doc("How indices become picks.")
+        Literal["focus-ucb", "softmax-ucb", "ucb", "exp3", "odm", "uniform", "proportional", "fixed"],
+        _doc(
+            "How indices become picks: shares by the best half (`focus-ucb`) or by a softmax (`softmax-ucb`), the best "
+            "arm alone (`ucb`), online data mixing as in its paper (`exp3`) and in its code (`odm`), even shares, shares "
+            "by size (`proportional`), or even shares whatever is repeated (`fixed`)."
+        ),
     ] = "focus-ucb"
     reward: Annotated[
         Literal["align", "progress", "improvement", "loss", "heldout"],
@@ -202,12 +207,18 @@ class Curriculum(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     background: Annotated[
         float, _doc("Weight of an arm out of focus; an arm in focus has 1.0.", ge=0, le=1)
     ] = 0.1
+    temperature: Annotated[
+        float, _doc("Of the softmax over indices (`softmax-ucb`); the index of a reward in [0, 1].", gt=0)
+    ] = 0.1
     dwell: Annotated[tuple[Count, Count], _doc("Fewest and most steps between two choices of focus.")] = (
         7,
         42,
     )
     memory: Annotated[
-        Count | None, _doc("Pulls the bandit remembers.", default="32 per eligible arm, at least 200")
+        Count | None,
+        _doc(
+            "Pulls the bandit remembers, beside the last 64 of each arm.", default="96 per arm, at least 400"
+        ),
     ] = None
     xi: Annotated[float, _doc("Weight of the variance term of the index's width.", ge=0)] = 0.25
     zeta: Annotated[float, _doc("Weight of the range term of the index's width.", ge=0)] = 0.03

@@ -258,7 +258,7 @@ def warnings(config: "Config") -> list[str]:
 def _forgotten(config: "Config", phase: eligibility.Phase) -> list[str]:
     """Arms without a floor that may go a whole memory unpulled, so that their record fades away (DESIGN 4.1)."""
     curriculum = config.curriculum
-    memory = curriculum.memory or max(200, 32 * len(phase.sources))
+    memory = curriculum.memory or max(400, 96 * len(phase.sources))
     caps = {name: min(config.sources[name].cap, LARGEST_WEIGHT) for name in phase.sources}
     found = []
     for name in phase.sources:

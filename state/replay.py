@@ -13,10 +13,9 @@ from bandit.arms import ArmSpec
 from bandit.errors import BanditError
 from bandit.explain import PickReason, explain
 from bandit.ledger import Ticket
-from bandit.reward import ProgressReward
+from bandit.reward import REWARDS
 from bandit.scheduler import Scheduler
 from curriculum.arms import arm_spec, scheduler_config
-from curriculum.config import Config
 from curriculum.eligibility import Phase, phases
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.rule import shortfall
@@ -66,7 +65,7 @@ class Replay:
             names = {arm_id: name for name, arm_id in self.ids.items()}
             self.scheduler = Scheduler(scheduler_config(self.config), self._specs())
             self.scheduler.keeps_working = True
-            self.reward = new_reward(self.config, names)
+            self.reward = REWARDS[self.config.curriculum.reward](list(names), names)
         else:
             self._go_on_from(start.payload)
         self.tickets = self._open_tickets()
@@ -88,7 +87,7 @@ class Replay:
         names = {arm_id: name for name, arm_id in self.ids.items()}
         self.scheduler = Scheduler.restore(scheduler_config(self.config), self._specs(), bandit)
         self.scheduler.keeps_working = True
-        self.reward = restored_reward(self.config, names, reward)
+        self.reward = REWARDS[self.config.curriculum.reward].restore(list(names), reward, names)
 
     def _specs(self) -> list[ArmSpec]:
         return [
@@ -169,6 +168,8 @@ class Replay:
         if step < 1:
             return
         row = self.rows.pop(step)
+        if row.get("goal") is not None:
+            self.reward.probe(row["goal"])
         for ticket in self.tickets.pop(step, ()):
             signals = row["pulls"][ticket.micro][1:]  # the loss, and for some rewards a signal
             reward = None if row["skipped"] else self.reward.update(ticket.arm, *signals)
@@ -243,19 +244,6 @@ class Replay:
         self.scheduler.cancel_from(self.step + 1)
         self._open_phase([phase for phase in self.phases if phase.first_step <= self.step + 1][-1])
         self.tickets = self._open_tickets()
-
-
-def new_reward(config: Config, names: dict[int, str]) -> ProgressReward:
-    """The config's reward of arms with no history. names: arm id to name."""
-    return ProgressReward(list(names), names)
-
-
-def restored_reward(config: Config, names: dict[int, str], snapshot: dict[str, Any]) -> ProgressReward:
-    """The config's reward as a snapshot has it."""
-    return ProgressReward.restore(list(names), snapshot, names)
-
-
-# Where a replay begins.
 
 
 def explain_step(story: Story, step: int) -> Replay:
