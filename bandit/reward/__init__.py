@@ -6,7 +6,8 @@ from bandit.reward.base import Reward as Reward
 from bandit.reward.progress import ProgressReward as ProgressReward
 from bandit.reward.repetition import repetition as repetition
 from bandit.reward.repetition import repetition_terms as repetition_terms
-from bandit.reward.scaled import AlignReward, HeldoutReward, ImprovementReward, LossReward
+from bandit.reward.scaled import AlignReward as AlignReward
+from bandit.reward.scaled import HeldoutReward, ImprovementReward, LossReward
 
 REWARDS: dict[str, type[Reward[Any]]] = {
     "align": AlignReward,

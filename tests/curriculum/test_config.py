@@ -117,9 +117,9 @@ def test_all_unknown_keys_are_told_at_once(tmp_path: Path) -> None:
         ('[train]\ninit_from = ""\n', 2, "train.init_from"),
         ('[model]\npreset = "andrea120m"\n', 2, 'did you mean "andrea-120m"?'),
         (
-            '[curriculum]\npolicy = "exp3"\n',
+            '[curriculum]\npolicy = "thompson"\n',
             2,
-            '"exp3" is not one of fixed, focus-ucb, proportional, uniform',
+            '"thompson" is not one of exp3, fixed, focus-ucb, odm, proportional, softmax-ucb, ucb, uniform',
         ),
         ("[curriculum]\ndwell = [7]\n", 2, "curriculum.dwell"),
         ("[gate]\nprompts = [\n 'a',\n 3,\n]\n", 2, "gate.prompts"),

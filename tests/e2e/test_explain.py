@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bandit.reward import ProgressReward
+from bandit.reward import AlignReward
 from curriculum.errors import Exit, FirehoseError
 from curriculum.tokens.corpus import Corpus
 from state import explain, story
@@ -187,7 +187,7 @@ def test_parts_add_up_and_the_largest_credit_is_served(eventful: Path) -> None:
         for pull in body["pulls"]:
             assert pull["credits"][pull["arm"]] == max(pull["credits"].values())
         row = read_rows(the_run(eventful).pulls)[step - 1]
-        assert [pull["loss"] for pull in body["pulls"]] == [loss for _, loss in row["pulls"]]
+        assert [pull["loss"] for pull in body["pulls"]] == [loss for _, loss, *_ in row["pulls"]]
         credits = [pull["credits"] for pull in body["pulls"]]
         for before, after, pull in zip(credits, credits[1:], body["pulls"], strict=False):
             for arm in awake:
@@ -296,27 +296,28 @@ def test_another_config_makes_other_picks_and_says_where(config: Path) -> None:
     assert "--verify" in error
 
 
-def test_a_rewards_signal_is_handed_on(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row may hold [arm, loss, signal]: the reward gets all of it."""
-    rewrite_pulls(config, lambda row: row["pulls"][0].append(0.25))
-    update, signals = ProgressReward.update, []
+def test_a_rewards_signal_decides_picks(config: Path) -> None:
+    """A row of the reward `align` holds [arm, loss, signal]: with other signals other arms are picked."""
+    signals = [signal for row in read_rows(the_run(config).pulls) for _, _, signal in row["pulls"]]
+    assert any(signal is not None for signal in signals)
 
-    def listening(self: ProgressReward, arm_id: int, loss: float, signal: float | None = None) -> float:
-        signals.append(signal)
-        return update(self, arm_id, loss)
+    def other_signals(row: dict[str, Any]) -> None:
+        for pull in row["pulls"]:
+            pull[2] = (pull[0] * 7919 + row["step"]) % 13 / 13
 
-    monkeypatch.setattr(ProgressReward, "update", listening)
-    assert verify(told(config)).found == 240
-    assert signals[:4] == [0.25, None, None, None]
+    rewrite_pulls(config, other_signals)
+    assert verify(told(config)).found < 240
 
 
 def test_a_replay_goes_on_from_the_next_checkpoint(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one stretch cannot be replayed, the next one still is, and the screen says from where to where."""
-    update = ProgressReward.update
+    update = AlignReward.update
     calls = iter(range(10**6))
-    monkeypatch.setattr(
-        ProgressReward, "update", lambda self, *rest: 0.0 if next(calls) == 20 else update(self, *rest)
-    )
+
+    def forgetful(self: AlignReward, *rest: Any) -> float:
+        return 0.0 if 16 <= next(calls) < 24 else update(self, *rest)
+
+    monkeypatch.setattr(AlignReward, "update", forgetful)
     result = verify(told(config))
     assert [10 < problem.step <= 20 for problem in result.missing] == [True]
     assert result.found >= 240 - 10 * 4  # all after the checkpoint of step 20
@@ -325,8 +326,12 @@ def test_a_replay_goes_on_from_the_next_checkpoint(config: Path, monkeypatch: py
 def test_a_step_past_a_stretch_that_cannot_be_replayed_is_explained_from_a_checkpoint(config: Path) -> None:
     """As after an upgrade that picks differently: what was before the checkpoint is not found, what follows is."""
 
+    rows = read_rows(the_run(config).pulls)
+    at = next(row["step"] for row in rows[30:] if row["pulls"][0][0] != row["pulls"][-1][0])
+    assert at < 40
+
     def other_pick(row: dict[str, Any]) -> None:
-        if row["step"] == 36:
+        if row["step"] == at:
             row["pulls"].reverse()
 
     whole = explain.explain(told(config), 48)
@@ -335,7 +340,7 @@ def test_a_step_past_a_stretch_that_cannot_be_replayed_is_explained_from_a_check
     found = told(config)
     body = explain.explain(found, 48)
     assert body["replayed_after"] == 40
-    assert "step 36 is not found" in found.notes[-1]
+    assert f"step {at} is not found" in found.notes[-1]
     assert body["pulls"] == whole["pulls"]
     assert command(config, "--step", "44")[0] == Exit.FINDINGS
 
