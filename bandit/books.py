@@ -22,6 +22,9 @@ from bandit.settings import SchedulerConfig
 from bandit.snapshot import Record, dump_rows, load_row
 from bandit.views import ArmView, Working, arm_view
 
+# Arms up to which a state file holds a record each.
+MOST_RECORDS = 1000
+
 
 class Books:
     """The state of a `Scheduler`, which adds the verbs. Columns are (arms,), in the order of `ArmTable`."""
@@ -161,6 +164,10 @@ class Books:
             for spec, row, mean in zip(self.arms.specs, dump_rows(self._columns), means, strict=True)
         }
         return {"arms": records, "deals": self._tally.snapshot_spans(self.arms.ids), **self._rest()}
+
+    def saved(self) -> dict[str, Any]:
+        """The snapshot as a state file holds it: records for people, columns for more arms than people read."""
+        return self.packed(text=True) if len(self.arms) > MOST_RECORDS else self.snapshot()
 
     def packed(self, *, text: bool) -> dict[str, Any]:
         """The snapshot with columns instead of records, for thousands of arms; `bandit.packed.expand` undoes it.

@@ -20,9 +20,18 @@ TYPES = {"b": "?", "i": "<i8", "f": "<f8"}
 
 
 def pack_arms(names: Sequence[str], columns: Mapping[str, NDArray[Any]], *, text: bool) -> dict[str, Any]:
-    """Names and columns (arms,) as plain data, a column under `kind:key`: bytes, or base64 where `text`."""
-    data = {f"{column.dtype.kind}:{key}": _bytes(column, text) for key, column in columns.items()}
+    """Names and columns (arms,) as plain data, a column under `kind:key`: bytes, or base64 where `text`.
+
+    A column of one value throughout, as most bounds are, is that value.
+    """
+    data = {f"{column.dtype.kind}:{key}": _column(column, text) for key, column in columns.items()}
     return {"names": names, "columns": data}
+
+
+def _column(column: NDArray[Any], text: bool) -> Any:
+    if len(column) > 1 and (column == column[0]).all():
+        return column[0].item()
+    return _bytes(column, text)
 
 
 def pack_spans(spans: Sequence[Span], *, text: bool) -> list[dict[str, Any]]:
@@ -70,8 +79,10 @@ def _span(record: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
     return {"first": record["first"], "shares": dealt}
 
 
-def _numbers(key: str, data: bytes | str, kind: str, count: int) -> list[Any]:
+def _numbers(key: str, data: Any, kind: str, count: int) -> list[Any]:
     """A column's numbers; a NaN, which stands for "none yet", as None."""
+    if isinstance(data, bool | int | float):
+        return [data] * count
     try:
         raw = data if isinstance(data, bytes) else base64.b64decode(data, validate=True)
         values: list[Any] = np.frombuffer(raw, dtype=TYPES[kind]).tolist()

@@ -21,6 +21,7 @@ from curriculum.errors import Exit, FirehoseError
 from state.findings import FindingError, finding
 
 FORMAT, VERSION = "firehose-state", 1
+HOLDS_FLOATS = (float, dict, list, tuple)
 
 Lineage = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -67,12 +68,15 @@ def new_lineage() -> str:
 
 
 def canonical(payload: Any) -> bytes:
-    """Compact JSON with sorted keys, ASCII only: the bytes that are hashed. Raises ValueError on a non-finite number.
+    """Compact JSON with sorted keys: the bytes that are hashed. Numbers must be finite (`non_finite`).
 
     >>> canonical({"b": 0.1, "a": [1, None]})
     b'{"a":[1,null],"b":0.1}'
     """
-    return json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    try:
+        return msgspec.json.encode(payload, order="sorted")
+    except UnicodeEncodeError:  # half a surrogate pair, as a path that is no UTF-8 brings along: escaped
+        return json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def non_finite(value: Any, path: tuple[str, ...] = ()) -> tuple[str, ...] | None:
@@ -89,11 +93,11 @@ def non_finite(value: Any, path: tuple[str, ...] = ()) -> tuple[str, ...] | None
         for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"the key {key!r} at {'.'.join(path) or 'the top'} is not a string")
-            if found := non_finite(item, (*path, key)):
+            if isinstance(item, HOLDS_FLOATS) and (found := non_finite(item, (*path, key))):
                 return found
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            if found := non_finite(item, (*path, str(index))):
+            if isinstance(item, HOLDS_FLOATS) and (found := non_finite(item, (*path, str(index)))):
                 return found
     return None
 
@@ -143,20 +147,32 @@ def make(
         written_at=written_at,
         config_sha256=config_sha256,
         payload_sha256=hashlib.sha256(text).hexdigest(),
-        payload=json.loads(text),
+        payload=_decoded(text),
         parent=parent,
     )
+
+
+def _decoded(text: bytes) -> dict[str, Any]:
+    try:
+        decoded: dict[str, Any] = msgspec.json.decode(text)
+    except msgspec.DecodeError:  # an escaped half of a surrogate pair
+        decoded = json.loads(text)
+    return decoded
 
 
 def seal(envelope: Envelope) -> bytes:
     """The bytes of a state file. Equal envelopes give equal bytes; floats read back bit for bit."""
     body = msgspec.to_builtins(envelope)
-    return (json.dumps(body, sort_keys=True, indent=2, allow_nan=False) + "\n").encode()
+    try:
+        return msgspec.json.format(canonical(body), indent=2) + b"\n"
+    except msgspec.DecodeError:  # an escaped half of a surrogate pair
+        return (json.dumps(body, sort_keys=True, indent=2, allow_nan=False) + "\n").encode()
 
 
 def open_envelope(data: bytes, path: Path) -> Envelope:
     """Check and read the bytes of a state file.
 
+    A bandit that was written packed (`bandit.packed`) comes back with its records.
     Raises FindingError: F0001 unreadable, F0002 hash mismatch, F0008 non-finite value, F0011 duplicate key (all with
     Exit.DAMAGED), F0012 newer schema (Exit.NEWER_SCHEMA). The file is never touched.
     """
@@ -194,6 +210,11 @@ def _checked(body: Any, path: Path) -> Envelope:
         raise _damaged("F0008", ".".join(where), path, arm_at(where, envelope.payload))
     if hashlib.sha256(canonical(envelope.payload)).hexdigest() != envelope.payload_sha256:
         raise _damaged("F0002", "the payload is not what was written: edited by hand, or damaged", path)
+    bandit = envelope.payload.get("bandit")
+    if isinstance(bandit, dict) and "packed" in bandit:
+        from bandit.packed import expand  # here: numpy takes 0.1 s, paid only by states of thousands of arms
+
+        envelope.payload["bandit"] = expand(bandit)
     return envelope
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from bandit.packed import expand
 from curriculum.config import Config, ConfigFile
 from curriculum.errors import Exit, FirehoseError
 from state.envelope import Envelope, open_plain
@@ -84,7 +83,6 @@ class Story:
         path = self.checkpoints[step] / "checkpoint.json"
         try:
             found = open_plain(msgspec.json.decode(path.read_bytes()).get("state"), path)
-            found.payload["bandit"] = expand(found.payload["bandit"])
         except (OSError, ValueError, LookupError, AttributeError, FirehoseError):
             return None
         return found if (found.step, found.lineage) == (step, self.lineage) else None
@@ -119,7 +117,6 @@ def read(run: RunDir) -> Story:
             path=run.state,
             next=f"firehose run {run.config} makes it again from the newest checkpoint",
         )
-    envelope.payload["bandit"] = expand(envelope.payload["bandit"])
     samples = [
         decode(line, run.samples, number)
         for number, line in enumerate(committed(run.samples, envelope.payload, "samples"), start=1)

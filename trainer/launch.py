@@ -180,7 +180,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
     record = open_record(config, corpus, run, store, found, result, platform, model, say)
     tokenizer = identity.store(config, corpus, run, origin)
     first = {
-        "bandit": scheduler.snapshot(),
+        "bandit": scheduler.saved(),
         "reward": reward.snapshot(),
         "gate": gate.snapshot(),
         **at.payload(),

@@ -229,7 +229,7 @@ class Loop:
         if checkpoint and self.at.last_sample and self.at.last_sample["kind"] == "pass":
             self.at.passing_checkpoint = self.at.step
         payload = {
-            "bandit": parts.scheduler.snapshot(),
+            "bandit": parts.scheduler.saved(),
             "reward": parts.reward.snapshot(),
             "gate": parts.gate.snapshot(),
             **self.at.payload(),

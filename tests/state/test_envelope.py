@@ -7,10 +7,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bandit.arms import ArmSpec
+from bandit.scheduler import Scheduler, SchedulerConfig
 from curriculum.errors import Exit, FirehoseError
 from state import envelope
 from state.envelope import Parent, open_envelope, open_plain, seal
@@ -35,8 +38,13 @@ def test_the_file_has_the_fields_of_the_contract_sorted_and_indented(
         *("version", "written_at"),
     ]
     assert (body["format"], body["version"]) == ("firehose-state", 1)
-    assert data == (json.dumps(body, sort_keys=True, indent=2) + "\n").encode()
-    compact = json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
+    lines = data.decode().splitlines()
+    assert lines[1].startswith('  "config_sha256": ') and lines[-1] == "}" and data.endswith(b"}\n")
+    assert list(body["payload"]) == sorted(body["payload"])
+    for record in body["payload"]["bandit"]["arms"].values():
+        assert list(record) == sorted(record)
+    assert sum(line.strip().startswith('"cap": ') for line in lines) == len(body["payload"]["bandit"]["arms"])
+    compact = msgspec.json.encode(payload, order="sorted")
     assert body["payload_sha256"] == hashlib.sha256(compact).hexdigest()
     assert open_envelope(data, PATH).payload == payload
 
@@ -168,3 +176,19 @@ def test_mutations_never_escape_and_never_pass_for_another_payload(
             assert error.exit_code in (Exit.DAMAGED, Exit.NEWER_SCHEMA)
             refused += 1
     assert refused > 1500
+
+
+def test_half_a_surrogate_pair_is_kept(sealed: Any) -> None:
+    """A path that is no UTF-8 may stand in a reason; it must not end a run."""
+    made = sealed({"pruned": {"books": {"reason": "gone: /data/\udcff.btok"}}})
+    assert open_envelope(seal(made), PATH).payload == made.payload
+    assert made.payload["pruned"]["books"]["reason"].endswith("\udcff.btok")
+
+
+def test_a_packed_bandit_comes_back_with_its_records(sealed: Any) -> None:
+    arms = [ArmSpec(name, at, windows=10) for at, name in enumerate(("books", "code", "web"), start=1)]
+    scheduler = Scheduler(SchedulerConfig(seed=1, grad_accum=2, windows_per_pull=1, delay=1), arms)
+    scheduler.pick(1)
+    made = sealed({"bandit": scheduler.packed(text=True)})
+    assert "packed" in made.payload["bandit"]
+    assert open_envelope(seal(made), PATH).payload["bandit"] == scheduler.snapshot()
