@@ -11,6 +11,7 @@ they become urgent, one the urgent ones by deadline, one the capped-out ones by 
 """
 
 import heapq
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -60,9 +61,11 @@ class Deadlines(Tally):
     def _close(self, row: int) -> None:
         """Shut an arm that is at its cap."""
         cap = self._caps[row]
-        if cap < 1.0 and self._gate[row] == 0.0 and self._served[row] / cap > self._total + 1:
-            self._gate[row] = -np.inf
-            heapq.heappush(self._shut, (self._served[row] / cap, row))
+        if cap < 1.0 and self._gate[row] == 0.0:
+            opens = self._served[row] / cap if cap > 0.0 else math.inf
+            if opens > self._total + 1:
+                self._gate[row] = -np.inf
+                heapq.heappush(self._shut, (opens, row))
 
     def serve(self, index: Callable[[], FloatArray]) -> int:
         """The row that is served next, by the index (arms,) that the function gives where no floor is urgent."""
