@@ -16,6 +16,7 @@ from bandit.index import POOL_PULLS, UNCREDITED_MEAN, Common, Estimator, IndexPa
 from bandit.snapshot import Record
 
 EVERY = 8
+NOTHING = Common(1.0, 0.0, 0.0)
 
 
 class Ranking:
@@ -29,7 +30,7 @@ class Ranking:
         self.xi, self.zeta = xi, zeta
         arms = len(pending)
         self.worn: FloatArray = np.zeros(arms)
-        self.common = Common(1.0, 0.0, 0.0)
+        self.common = NOTHING
         self._left = 0  # picks until the common terms are taken anew
         self._changed: set[int] = set()  # rows to work out at the next pick
         self._singly: set[int] = set()  # rows worked out one by one since the common terms were taken
@@ -47,8 +48,8 @@ class Ranking:
         self._changed.add(row)
 
     def renew(self) -> None:
-        """Everything may have changed."""
-        self._left = 0
+        """Everything may have changed: nothing is kept, in a snapshot neither."""
+        self._left, self.common = 0, NOTHING
 
     def index(self, step: int) -> FloatArray:
         """The index of every arm for a pick of `step` (arms,); the array is used again by the next call."""
@@ -89,7 +90,7 @@ class Ranking:
 
     def snapshot(self, ids: list[int]) -> dict[str, Any]:
         """Plain data: the common terms, how many picks they still serve, and the arms worked out singly since."""
-        singly = sorted(ids[row] for row in self._singly | self._changed)
+        singly = sorted(ids[row] for row in self._singly | self._changed) if self._left else []
         return {"left": self._left, **self.common._asdict(), "singly": singly}
 
     def restore(self, record: Record, rows: Mapping[int, int]) -> None:

@@ -58,7 +58,9 @@ class Scheduler(Books):
         awake &= self.arms.pullable
         if not awake.any():
             raise NothingEligible("no eligible arm has data and a cap above 0")
-        self._stale |= restart or bool((awake != self._awake).any())
+        if restart or bool((awake != self._awake).any()):
+            self._stale = True
+            self._ranking.renew()
         self._awake[:] = awake
         if restart:
             self._tally.restart()
@@ -244,6 +246,7 @@ class Scheduler(Books):
         if self._step >= step:
             self._step, self._micro = step - 1, self.config.grad_accum
             self._stale = True
+            self._ranking.renew()
         return cancelled
 
     def explain(self, step: int) -> dict[str, Any]:
