@@ -57,7 +57,7 @@ class Scheduler(Books):
             awake[self.arms.row[identity]] = True
         awake &= self.arms.pullable
         if not awake.any():
-            raise NothingEligible("no eligible arm has data and a cap above 0")
+            raise self._nobody([self.arms.names[identity] for identity in ids])
         if restart or bool((awake != self._awake).any()):
             self._stale = True
             self._ranking.renew()
@@ -65,6 +65,10 @@ class Scheduler(Books):
         if restart:
             self._tally.restart()
         return self._wake()
+
+    def _nobody(self, names: list[str]) -> NothingEligible:
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        return NothingEligible(f"no eligible arm has data and a cap above 0: {', '.join(names[:10])}{more}")
 
     def pick(self, step: int) -> Ticket:
         """Issue the next ticket of `step`.
@@ -91,7 +95,7 @@ class Scheduler(Books):
     def _open(self, step: int) -> None:
         """What precedes the choice of a pick of `step`; done once, however often it is called before the pick."""
         if len(self._rows) == 0:
-            raise NothingEligible("no eligible arm has data and a cap above 0")
+            raise self._nobody(list(self.arms.names.values()))
         if step != self._step or self._micro == self._picks:
             self._begin(step)
         if self._stale or step >= self._dwell_end:
