@@ -42,7 +42,7 @@ def fill(weights: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
             weights = np.where(free, 1.0, weights)
             total = float(np.sum(weights[free]))
         left = max(0.0, 1.0 - float(np.sum(result[~free])))
-        scaled = np.where(free, left * weights / total, result)
+        scaled = np.where(free, left * np.where(free, weights, 0.0) / total, result)
         clipped = np.clip(scaled, low, high)
         violation = float(np.sum(clipped - scaled))
         if violation > 0.0:
