@@ -85,7 +85,9 @@ class Books:
         if config.drop_test:
             self._columns["recent_mean"] = self._estimator.recent_mean
         if not self._mixture:
-            self._columns |= {"share_floor": self._deadlines.floor, "share_cap": self._deadlines.cap}
+            own = self._deadlines
+            self._columns |= {"share_floor": own.floor, "share_cap": own.cap}
+            self._columns |= {"owed": own.owed, "allowed": own.allowed}
         if self.policy.learn is not None:
             self._columns["score"] = self._score
 
@@ -199,8 +201,12 @@ class Books:
             "next_ticket": self._ledger.next_id,
             "counted_ticket": self._ledger.counted,
             "tickets": self._ledger.snapshot(),
-            **({} if self._mixture else {"ranking": self._ranking.snapshot(self.arms.ids)}),
+            **({} if self._mixture else self._argmax()),
         }
+
+    def _argmax(self) -> dict[str, Any]:
+        """What an argmax remembers beside."""
+        return {"ranking": self._ranking.snapshot(self.arms.ids), "span_began": self._deadlines.since}
 
     @classmethod
     def restore(cls, config: SchedulerConfig, arms: Sequence[ArmSpec], snapshot: Mapping[str, Any]) -> Self:
@@ -249,6 +255,8 @@ class Books:
         self._dwell_end = record.whole("dwell_end")
         self._last_sample = record.whole("last_sample_step")
         self._estimator.outdate()
+        if not self._mixture:
+            self._deadlines.since = record.whole("span_began")
         self._tally.restore(self.arms.row, record.rows("deals"))
         self._stale |= len(found) < len(self.arms) or not self._tally.in_force(self._awake)
         self._ledger.restore(

@@ -19,11 +19,12 @@ from bandit.snapshot import Record
 
 @dataclass(slots=True)
 class Span:
-    """What is in force from the ticket `first` on: who is awake, and the shares dealt, zero where nothing is dealt."""
+    """What is in force from the ticket `first` on: who is awake, and the shares dealt; of an argmax, floors and caps."""
 
     first: int
     awake: BoolArray
     shares: FloatArray
+    caps: FloatArray | None = None
 
 
 class Tally:
@@ -42,10 +43,10 @@ class Tally:
         self._served = cells(self.served)
         self._held = 0  # pulls since the last fold
 
-    def begin(self, first: int, awake: BoolArray, shares: FloatArray) -> None:
+    def begin(self, first: int, awake: BoolArray, shares: FloatArray, caps: FloatArray | None = None) -> None:
         """Serve the arms of `awake` (arms,) by `shares` (arms,), zero elsewhere, from the ticket `first` on."""
         self.fold()
-        self.spans.append(Span(first, awake.copy(), shares))
+        self.spans.append(Span(first, awake.copy(), shares, caps))
         self._enter()
 
     def _enter(self) -> None:
@@ -93,13 +94,19 @@ class Tally:
         return bool(self.spans) and bool((self.spans[-1].awake == awake).all())
 
     def snapshot_spans(self, ids: Sequence[int]) -> list[dict[str, Any]]:
-        """The spans of open tickets as plain data: [{"first": ticket, "shares": {arm id: share}}], awake arms only."""
+        """The spans of open tickets as plain data, awake arms only: [{"first": ticket, "shares": {arm id: share}}].
+
+        `caps` beside `shares` in an argmax.
+        """
+
+        def by_id(column: FloatArray, awake: BoolArray) -> dict[str, float]:
+            return {str(ids[row]): float(column[row]) for row in np.flatnonzero(awake).tolist()}
+
         return [
             {
                 "first": span.first,
-                "shares": {
-                    str(ids[row]): float(span.shares[row]) for row in np.flatnonzero(span.awake).tolist()
-                },
+                "shares": by_id(span.shares, span.awake),
+                **({} if span.caps is None else {"caps": by_id(span.caps, span.awake)}),
             }
             for span in self.spans
         ]
@@ -107,17 +114,20 @@ class Tally:
     def restore(self, rows: Mapping[int, int], records: list[Record]) -> None:
         """The inverse of `snapshot_spans`, once the columns are loaded; arms that are gone are left out."""
         for record in records:
-            awake = np.zeros(len(self.served), dtype=np.bool_)
-            shares = np.zeros(len(self.served))
-            table = record.table("shares")
-            for identity in table:
-                row = rows.get(table.key_as_id(identity))
-                if row is not None:
-                    awake[row] = True
-                    shares[row] = table.number(identity)
-            self.spans.append(Span(record.whole("first"), awake, shares))
+            awake, shares = self._by_row(rows, record.table("shares"))
+            caps = self._by_row(rows, record.table("caps"))[1] if "caps" in record.data else None
+            self.spans.append(Span(record.whole("first"), awake, shares, caps))
         if self.spans:
             self._enter()
+
+    def _by_row(self, rows: Mapping[int, int], table: Record) -> tuple[BoolArray, FloatArray]:
+        awake, column = np.zeros(len(self.served), dtype=np.bool_), np.zeros(len(self.served))
+        for identity in table:
+            row = rows.get(table.key_as_id(identity))
+            if row is not None:
+                awake[row] = True
+                column[row] = table.number(identity)
+        return awake, column
 
 
 class Dealer(Tally):

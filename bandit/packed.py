@@ -35,9 +35,14 @@ def _column(column: NDArray[Any], text: bool) -> Any:
 
 
 def pack_spans(spans: Sequence[Span], *, text: bool) -> list[dict[str, Any]]:
-    """The spans of open tickets; shares (arms,) and who was awake (arms,)."""
+    """The spans of open tickets; shares (arms,), caps (arms,) of an argmax, and who was awake (arms,)."""
     return [
-        {"first": span.first, "awake": _bytes(span.awake, text), "shares": _bytes(span.shares, text)}
+        {
+            "first": span.first,
+            "awake": _column(span.awake, text),
+            "shares": _column(span.shares, text),
+            **({} if span.caps is None else {"caps": _column(span.caps, text)}),
+        }
         for span in spans
     ]
 
@@ -74,9 +79,12 @@ def expand(snapshot: Mapping[str, Any]) -> dict[str, Any]:
 
 def _span(record: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
     awake = _numbers("deals.awake", record["awake"], "b", len(ids))
-    shares = _numbers("deals.shares", record["shares"], "f", len(ids))
-    dealt = {str(identity): share for identity, share, on in zip(ids, shares, awake, strict=True) if on}
-    return {"first": record["first"], "shares": dealt}
+
+    def by_id(key: str) -> dict[str, Any]:
+        column = _numbers(f"deals.{key}", record[key], "f", len(ids))
+        return {str(identity): value for identity, value, on in zip(ids, column, awake, strict=True) if on}
+
+    return {"first": record["first"], **{key: by_id(key) for key in ("shares", "caps") if key in record}}
 
 
 def _numbers(key: str, data: Any, kind: str, count: int) -> list[Any]:

@@ -266,15 +266,14 @@ class Scheduler(Books):
         tally, found = self._tally, self._working
         columns = {"eligible": self._awake, "weight": self._weight, "served": tally.served}
         if not self._mixture:
-            total = int(np.sum(tally.served))
             parts = self._ranking.parts(step)
             worn = self._ranking.worn * parts.mean
             found = working(step, self._rows, parts, self._cursor, worn=worn[self._rows])
             columns |= {
                 "share_low": self._deadlines.floor,
                 "share_high": self._deadlines.cap,
-                "urgent": self._awake & (self._deadlines.floor * (tally.offered + 1) > tally.served),
-                "shut": self._awake & (tally.served > self._deadlines.cap * (total + 1)),
+                "urgent": self._awake & self._deadlines.urgent(),
+                "shut": self._awake & self._deadlines.shut(),
             }
         else:
             columns |= {"share": tally.shares, "credit": tally.credit + tally.shares}

@@ -81,6 +81,7 @@ class Pull:
     row: int
     awake: np.ndarray
     shares: np.ndarray
+    most: np.ndarray
     era: int
     credited: bool = False
     void: bool = False
@@ -120,6 +121,7 @@ class Audit:
     def _restart(self) -> None:
         count = len(self.ids)
         self.served, self.offered, self.owed = np.zeros(count), np.zeros(count), np.zeros(count)
+        self.allowed = np.zeros(count)
         self.era += 1
         self.disturbed = False  # somebody slept or woke since
         self.seen: object = None
@@ -169,7 +171,7 @@ class Audit:
         if self.scheduler._tally.spans[-1] is not self.seen:
             self._changed()
         (self._check_deal if self.mixture else self._check_deadline)(row)
-        pull = Pull(ticket, row, self.awake.copy(), self.shares, self.era)
+        pull = Pull(ticket, row, self.awake.copy(), self.shares, self.most_now, self.era)
         self.open[ticket.id] = pull
         self.recent.append(pull)
         self.cursor[row] += self.config.windows_per_pull
@@ -262,6 +264,7 @@ class Audit:
                 self.served[pull.row] -= 1
                 self.offered -= pull.awake
                 self.owed -= pull.shares
+                self.allowed -= pull.most
         self.recent = [pull for pull in self.recent if pull.ticket.step < step]
         if self.step >= step:
             self.step, self.micro = step - 1, self.config.grad_accum
@@ -292,8 +295,8 @@ class Audit:
         """New shares or bounds are in force: check them."""
         self.seen = self.scheduler._tally.spans[-1]
         views = {view.id: view for view in self.scheduler.views(self.step)}
-        self.shares = np.zeros(len(self.ids))
         self.low, self.high = self._intervals()
+        self.shares, self.most_now = self.low * self.awake, self.high * self.awake
         if not self.mixture:
             return
         weight, target = (
@@ -328,22 +331,24 @@ class Audit:
             assert behind.min() >= -(1 - 1 / count) - 1e-6
 
     def _check_deadline(self, row: int) -> None:
-        total = self.served.sum()
-        wanted = np.where(self.awake, self.low * (self.offered + 1) - self.served, -np.inf)
-        urgent = wanted > ROUNDING * (total + 1)
+        slack = ROUNDING * (self.served.sum() + 1)
+        wanted = np.where(self.awake, self.owed + self.low - self.served, -np.inf)
+        urgent = wanted > slack
         if urgent.any():
             with np.errstate(divide="ignore"):
-                deadline = (self.served + 1) / self.low - self.offered
-            assert wanted[row] > -ROUNDING * (total + 1), "an urgent floor first"
-            assert deadline[row] <= deadline[urgent].min() + ROUNDING * (total + 1)
-        elif wanted[row] < -ROUNDING * (total + 1):
-            closed = self.served - self.high * (total + 1)
-            assert closed[row] <= ROUNDING * (total + 1) or closed[self.awake].min() > -1e-6
+                deadline = (self.served + 1 - self.owed) / self.low
+            assert wanted[row] > -slack, "an urgent floor first"
+            assert deadline[row] <= deadline[urgent].min() + slack
+        elif wanted[row] < -slack:
+            closed = self.served - self.allowed - self.high
+            assert closed[row] <= slack or closed[self.awake].min() > -1e-6
+        self.owed += self.shares
+        self.allowed += self.most_now
         self.served[row] += 1
         self.offered += self.awake
         if not self.disturbed:
-            assert (self.low * self.offered - self.served).max() <= 1 + 1e-6
-            assert (self.served - np.where(self.awake, self.high, 1.0) * (total + 1)).max() <= 1 + 1e-6
+            assert (self.owed - self.served).max() <= 1 + 1e-6
+            assert (self.served - self.allowed)[self.awake].max() <= 1 + 1e-6
 
 
 def fill(weights: np.ndarray, low: np.ndarray, high: np.ndarray, awake: np.ndarray) -> np.ndarray:

@@ -1,11 +1,15 @@
 """Floors by deadline and caps by gate: a pull of shortfall or excess at most, whatever the index wants (T2, T3)."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bandit.arms import ArmSpec
 from bandit.deadlines import Deadlines
+from bandit.scheduler import Scheduler, SchedulerConfig
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -103,3 +107,44 @@ def test_pulls_are_taken_back() -> None:
     assert (deadlines.served == before[0]).all() and (deadlines.offered == before[1]).all()
     again = [deadlines.serve(lambda ticket=ticket: table[ticket - 1]) for ticket in range(31, 61)]
     assert again == rows[30:], "heaps built anew serve as the old ones did"
+
+
+def sleepy(
+    specs: list[ArmSpec], awake: list[int], picks: int
+) -> tuple[Scheduler, Callable[[int], list[int]]]:
+    """An argmax with only `awake` awake for `picks` picks; arm 1 pays 0.1 where it has a floor, else 0.9."""
+    scheduler = Scheduler(
+        SchedulerConfig(seed=3, grad_accum=1, windows_per_pull=1, delay=1, policy="ucb"), specs
+    )
+    step = iter(range(1, 10**6))
+
+    def go(count: int) -> list[int]:
+        served = []
+        for _ in range(count):
+            ticket = scheduler.pick(next(step))
+            best = 0.9 if specs[0].floor == 0 else 0.1
+            scheduler.credit(ticket.id, best if ticket.arm == 1 else 0.5)
+            served.append(ticket.arm)
+        return served
+
+    scheduler.set_eligible(awake)
+    go(picks)
+    return scheduler, go
+
+
+def test_a_floor_that_rises_as_others_fall_asleep_makes_no_burst() -> None:
+    """Floor 0.3 of ten arms is a share of 0.025, of two arms 0.1875: it holds from then on, not for the past."""
+    specs = [ArmSpec("a", 1, 10**9, floor=0.3), *(ArmSpec(f"o{at}", at, 10**9) for at in range(2, 11))]
+    scheduler, go = sleepy(specs, list(range(1, 11)), 4000)
+    scheduler.set_eligible([1, 2])
+    served = go(1000)
+    assert abs(served.count(1) - 0.1875 * 1000) < 40
+    assert abs(served[:100].count(1) - 0.1875 * 100) < 10
+
+
+def test_a_cap_that_was_relaxed_while_others_slept_locks_nobody_out() -> None:
+    """Two awake share evenly for all their caps of 0.3; with five awake again the best is served at 0.3 at once."""
+    specs = [ArmSpec(f"o{at}", at, 10**9, max_share=0.3) for at in range(1, 6)]
+    scheduler, go = sleepy(specs, [1, 2], 4000)
+    scheduler.set_eligible([1, 2, 3, 4, 5])
+    assert 25 <= go(100).count(1) <= 31
