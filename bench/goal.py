@@ -3,7 +3,7 @@
     python bench/goal.py DATA [--seeds 1,2,3] [--steps 2500] [--world reported|tuning] [--only NAME,NAME] [--out DIR]
 
 DATA holds one folder a source with a `train.jsonl` in it. Every run is a whole one, through the product's own launch,
-loop and files. Prints a row a run and what the issue asks; exits 1 where it is missed. About a minute and a half a run.
+loop and files. Prints a row a run and what is asked of `align`; exits 1 where it is missed. About a minute and a half a run.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def arms(state: Path) -> list[dict[str, Any]]:
 
 
 def summary(rows: list[dict[str, Any]], world: World) -> list[tuple[str, bool]]:
-    """What the issue asks, each with whether it is there."""
+    """What is asked of `align`, each with whether it is there."""
     seeds = sorted({row["seed"] for row in rows})
     goal = {(row["name"], row["seed"]): row["goal"] for row in rows}
     even = len(world.junk) / (len(world.good) + len(world.junk))
