@@ -67,6 +67,14 @@ def new_lineage() -> str:
     return str(uuid.uuid4())
 
 
+def _base(value: Any) -> Any:
+    """A value of a subclass of a plain type, as `torch.__version__` is, as its plain self."""
+    for plain in (str, int, float):
+        if isinstance(value, plain):
+            return plain(value)
+    raise TypeError(f"{value!r} cannot be written as JSON")
+
+
 def canonical(payload: Any) -> bytes:
     """Compact JSON with sorted keys: the bytes that are hashed. Numbers must be finite (`non_finite`).
 
@@ -74,7 +82,7 @@ def canonical(payload: Any) -> bytes:
     b'{"a":[1,null],"b":0.1}'
     """
     try:
-        return msgspec.json.encode(payload, order="sorted")
+        return msgspec.json.encode(payload, enc_hook=_base, order="sorted")
     except UnicodeEncodeError:  # half a surrogate pair, as a path that is no UTF-8 brings along: escaped
         return json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 

@@ -192,3 +192,13 @@ def test_a_packed_bandit_comes_back_with_its_records(sealed: Any) -> None:
     made = sealed({"bandit": scheduler.packed(text=True)})
     assert "packed" in made.payload["bandit"]
     assert open_envelope(seal(made), PATH).payload["bandit"] == scheduler.snapshot()
+
+
+def test_a_subclass_of_a_plain_type_is_written_as_its_plain_self(sealed: Any) -> None:
+    class Version(str):
+        """As torch.__version__ is."""
+
+    made = sealed({"platform": {"torch": Version("2.9")}})
+    assert open_envelope(seal(made), PATH).payload == {"platform": {"torch": "2.9"}}
+    with pytest.raises(TypeError, match="cannot be written"):
+        sealed({"platform": {1, 2}.__iter__()})
