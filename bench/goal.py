@@ -34,11 +34,9 @@ RUNS = {
     "loss": ('reward = "loss"', False),
     "oracle": ('policy = "uniform"\nreward = "progress"', True),
     "heldout": ('reward = "heldout"', False),
-    "align-m1000f8": ('reward = "align"\nmemory = 1000\nfocus_size = 8', False),
-    "align-f8": ('reward = "align"\nfocus_size = 8', False),
-    "align-m1000": ('reward = "align"\nmemory = 1000', False),
+    "align-wide": ('reward = "align"\nfocus_size = 8\nmemory = 1000', False),
 }
-ASKED = ("uniform", "align", "progress", "loss", "oracle")
+ASKED = ("uniform", "align", "align-wide", "progress", "loss", "oracle")
 
 
 def one(name: str, seed: int, data: Path, folder: Path, world: World, steps: int) -> dict[str, Any]:
@@ -88,30 +86,24 @@ def arms(state: Path) -> list[dict[str, Any]]:
     return [{"name": name, **record} for name, record in records.items()]
 
 
-def summary(rows: list[dict[str, Any]], world: World) -> list[tuple[str, bool]]:
-    """What is asked of `align`, each with whether it is there."""
+def summary(rows: list[dict[str, Any]], world: World) -> list[tuple[str, bool, bool]]:
+    """By reward: a sentence, whether it closes 60 % of the gap with under half of the junk, whether that is asked."""
     seeds = sorted({row["seed"] for row in rows})
     goal = {(row["name"], row["seed"]): row["goal"] for row in rows}
     even = len(world.junk) / (len(world.good) + len(world.junk))
-    gaps = [goal["uniform", seed] - goal["oracle", seed] for seed in seeds]
-    closed = [
-        (goal["uniform", seed] - goal["align", seed]) / gap for seed, gap in zip(seeds, gaps, strict=True)
-    ]
-    mean = statistics.fmean(goal["uniform", seed] - goal["align", seed] for seed in seeds) / statistics.fmean(
-        gaps
-    )
-    junk = statistics.fmean(row["junk"] for row in rows if row["name"] == "align")
-    return [
-        (
-            f"align closes {mean:.0%} of the gap between uniform and the oracle "
-            f"({', '.join(f'{part:.0%}' for part in closed)} by seed; asked: at least 60 %)",
-            mean >= 0.6,
-        ),
-        (
-            f"the junk gets {junk:.1%} of the pulls under align, {even:.1%} under uniform (asked: under half)",
-            junk < even / 2,
-        ),
-    ]
+    gap = {seed: goal["uniform", seed] - goal["oracle", seed] for seed in seeds}
+    results = []
+    for name in (name for name in RUNS if (name, seeds[0]) in goal and name not in ("uniform", "oracle")):
+        won = {seed: goal["uniform", seed] - goal[name, seed] for seed in seeds}
+        closed = sum(won.values()) / sum(gap.values())
+        each = ", ".join(f"{won[seed] / gap[seed]:.0%}" for seed in seeds)
+        junk = statistics.fmean(row["junk"] for row in rows if row["name"] == name)
+        text = (
+            f"{name} closes {closed:.0%} of the gap between uniform and the oracle ({each} by seed); "
+            f"the junk gets {junk:.1%} of the pulls, {even:.1%} under uniform"
+        )
+        results.append((text, closed >= 0.6 and junk < even / 2, name.startswith("align")))
+    return results
 
 
 def main() -> int:
@@ -142,12 +134,13 @@ def main() -> int:
                     f"{row['cpu_seconds']:5.0f} s of CPU",
                     flush=True,
                 )
-    if not set(ASKED[:2]) | {"oracle"} <= {row["name"] for row in rows}:
+    if not {"uniform", "oracle"} <= {row["name"] for row in rows}:
         return 0
     results = summary(rows, world)
-    for text, ok in results:
-        print(("ok    " if ok else "MISS  ") + text)
-    return int(not all(ok for _, ok in results))
+    for text, ok, asked in results:
+        print(("ok    " if ok else "MISS  " if asked else "      ") + text)
+    print("asked of align: at least 60 % of the gap, the junk under half of uniform's share")
+    return int(not all(ok for _, ok, asked in results if asked))
 
 
 if __name__ == "__main__":
