@@ -38,9 +38,14 @@ BRANCH_STEPS, BRANCH_RATE, REPEATS = 8, 1e-3, 3
 
 
 def spearman(one: list[float], other: list[float]) -> float:
-    """Rank correlation; the values hold no ties."""
-    ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
-    return float(np.corrcoef(ranks)[0, 1])
+    """Rank correlation, equal values (to a thousandth of their unit) sharing their ranks; 0 where all are equal."""
+
+    def ranks(values: list[float], unit: float) -> np.ndarray:
+        rounded = np.round(np.array(values) / unit)
+        return np.array([(rounded < value).sum() + ((rounded == value).sum() - 1) / 2 for value in rounded])
+
+    first, second = ranks(one, 1e-3), ranks(other, 1e-6)
+    return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) > 0 else 0.0
 
 
 class Whole:
