@@ -1,12 +1,13 @@
 """Alignment: the cosine of every pull's gradient with the goal's, without a sync.
 
 Watched is the output head alone (the embedding where they are tied): of all parts of a model it told good sources
-from junk best, and better than the whole gradient (`bench/reward.py` prints both).
+from junk best, and better than the whole gradient (`bench/reward.py` prints both), and a probe of it is a forward pass.
 """
 
 from contextlib import AbstractContextManager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.goal import GoalText
@@ -52,8 +53,12 @@ class Alignment:
         batches = self.text.batch((step - 1) // self.every)
         gradient = torch.zeros_like(self.goal)
         for windows in batches:
+            # The head as it reads, not as the embedding that it may be as well: no backward pass through the blocks.
+            with torch.no_grad(), self.autocast:
+                hidden = self.model.hidden(windows[:, :-1])
             with self.autocast:
-                loss = self.model.loss(windows)
+                logits = F.linear(hidden, self.parameter)
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
             found = torch.autograd.grad(loss, self.parameter)[0]
             gradient += found / (torch.linalg.vector_norm(found) * len(batches))
         goal = MEMORY * self.goal + (1.0 - MEMORY) * gradient

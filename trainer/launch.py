@@ -40,7 +40,7 @@ from trainer.step import TrainStep
 
 Say = Callable[[str], None]
 
-# Windows of a probe, in those of a step: with one in 40 steps and half of a backward pass, 3 % of the time.
+# Windows of a probe, in those of a step: with one in 40 steps, a forward pass and the head's share of a backward one.
 PROBE_STEPS = 2
 
 

@@ -129,6 +129,10 @@ class Decoder(nn.Module):
                 weight.copy_(draw)
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        return self.head(self.hidden(tokens, cache))  # type: ignore[no-any-return]
+
+    def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """What the head reads, [batch, time, width]; with a cache, of the newest position alone."""
         start = 0 if cache is None else cache.length
         time = tokens.shape[1]
         cos, sin = self.cos[start : start + time], self.sin[start : start + time]
@@ -138,7 +142,7 @@ class Decoder(nn.Module):
         if cache is not None:
             cache.length += time
             x = x[:, -1:]  # only the newest position is asked for when generating
-        return self.head(self.norm(x))  # type: ignore[no-any-return]
+        return self.norm(x)  # type: ignore[no-any-return]
 
     def loss(self, windows: Tensor) -> Tensor:
         """Mean cross-entropy in nats a token over windows [batch, time + 1]: each token predicts the next."""
