@@ -16,6 +16,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -181,18 +182,31 @@ class Bench:
             worth.append(statistics.fmean(drops))
         return worth
 
-    def cost(self, first: int, rounds: int = 12) -> float:
-        """What align adds to a step: the least CPU time of 40 steps with it, of many tries, over the least without."""
-        trainers = (self.trainer(None, None), self.trainer(self.align, None))
+    def cost(self, step: int) -> float:
+        """What align adds to a step: (a probe / its interval + a cosine a pull) / a step, each the least of many tries.
+
+        The least, since whole runs differ by more than this when other programs are busy. step: one with a probe.
+        """
+        plain, align = self.trainer(None, None), self.align
         pulls = torch.stack([self.batch(self.names[0]) for _ in range(self.config.train.grad_accum)])
-        least = [float("inf"), float("inf")]
-        for _ in range(rounds):
-            for which, trainer in enumerate(trainers):
-                began = time.process_time()
-                for step in range(first, first + self.align.every):
-                    trainer.run(step, pulls, 1e-4)
-                least[which] = min(least[which], time.process_time() - began)
-        return least[1] / least[0] - 1.0
+        self.model.loss(pulls[0]).backward()  # a gradient to read
+
+        def cosines() -> None:
+            align.summed = None
+            for _ in pulls:
+                align.cosine()
+
+        def least(work: Callable[[], object], tries: int) -> float:
+            seconds = []
+            for _ in range(tries):
+                began = time.perf_counter()
+                work()
+                seconds.append(time.perf_counter() - began)
+            return min(seconds)
+
+        compared, probed = least(cosines, 200), least(lambda: align.begin(step), 60)
+        trained = least(lambda: plain.run(step, pulls, 1e-4), 200)
+        return (probed / align.every + compared) / trained
 
 
 def parameters(model: Decoder) -> str:
