@@ -31,9 +31,9 @@ class TrainStep:
         self.parameters = list(model.parameters())
 
     def run(self, step: int, pulls: Tensor, lr: float) -> None:
-        """Train on pulls [grad_accum, micro_batch, block_size + 1]; losses, norm and skip flag go to the ring, and what the reward needs beside them.
+        """Train on pulls [grad_accum, micro_batch, block_size + 1]; losses, norm and skip flag go to the ring.
 
-        A non-finite gradient leaves weights, moments and step counts untouched. The clip coefficient is handed to
+        So does what the reward needs: a cosine a pull, or the goal's loss where this step measures it. A non-finite gradient leaves weights, moments and step counts untouched. The clip coefficient is handed to
         the fused optimizer as a gradient scale, so that no pass over the gradients is spent on it.
         """
         row = self.ring.row(step)

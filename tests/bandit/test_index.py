@@ -1,4 +1,4 @@
-"""The index: exact discounted sums, exact through rebases, and UCB1 when told to be (T8, T10, B.3)."""
+"""The index: exact discounted sums, exact through rebases, a test of drops (T8, B.3)."""
 
 import math
 
@@ -36,27 +36,6 @@ def feed(estimator: Estimator, steps: range, seed: int = 0) -> list[tuple[int, i
         pulls.append((int(rng.integers(len(estimator.weight_sum))), step, float(rng.random())))
         estimator.add(*pulls[-1], 0.0)
     return pulls
-
-
-def test_ucb1_pick_for_pick() -> None:
-    """gamma = 1, v = xi = 1, zeta = 0, l = ln t: the picks of a few-line UCB1 on the same table of rewards."""
-    table = np.random.default_rng(1).random((2000, 5)) * [0.4, 0.5, 0.6, 0.7, 0.5]
-
-    sums, counts, expected = np.zeros(5), np.zeros(5), []
-    for time in range(2000):
-        arm = time if time < 5 else int(np.argmax(sums / counts + np.sqrt(2 * math.log(time) / counts)))
-        sums[arm] += table[time, arm]
-        counts[arm] += 1
-        expected.append(arm)
-
-    estimator, picks = Estimator(5, gamma=1.0, pull_memory=math.inf), []
-    for time in range(2000):
-        pulls = estimator.effective_pulls(time)
-        log_total = math.log(max(1.0, pulls.sum()))
-        bound = ucb_v(estimator.mean(), np.ones(5), pulls, log_total, xi=1.0, zeta=0.0).index
-        picks.append(int(np.argmax(bound)))
-        estimator.add(picks[-1], time + 1, table[time, picks[-1]], 0.0)
-    assert picks == expected and len(set(picks[-500:])) > 1
 
 
 def test_a_scripted_sequence_by_hand() -> None:
