@@ -22,9 +22,9 @@ SMOOTHING = 0.9
 class Candidates:
     """The eligible arms at a refresh, each column (arms,), in the order of preference among equals.
 
-    step: of the refresh. index: U of DESIGN 4.1, above `bandit.index.UNSEEN` for an arm never pulled. score: what the policy's `learn` made
-    of the rewards. windows: of the source. focus_size: arms in focus, None for half of them. background: raw weight
-    of the others. temperature: of the softmax.
+    step: of the refresh. index: U of DESIGN 4.1, above `bandit.index.UNSEEN` for an arm never pulled. score: what the
+    policy's `learn` made of the rewards. windows: of the source. focus_size: arms in focus, None for half of them.
+    background: raw weight of the others. temperature: of the softmax.
     """
 
     step: int

@@ -14,8 +14,10 @@ class SchedulerConfig:
     grad_accum: pulls a step. windows_per_pull: windows a pull serves. delay: steps from a ticket's step to the step
     whose picks count its credit. policy: one of `bandit.policies.POLICIES`. focus_size: arms in focus, None for half
     of the eligible ones. background: raw weight of the others. temperature: of `softmax-ucb`. dwell: least and most
-    steps between two refreshes of the weights. memory: pulls remembered, None for max(400, 96 arms), at least one step's. drop_test:
-    whether a dropped mean is tested for, as suits independent rewards (`bandit.index`). xi, zeta: width of the index. floors_override_repetition: False multiplies floors by the repetition penalty.
+    steps between two refreshes of the weights. memory: pulls remembered beside each arm's own last 64, None for
+    max(400, 96 arms), at least one step's. drop_test: whether a dropped mean is tested for, as suits rewards whose
+    noise is new at every pull (`bandit.index`). xi, zeta: width of the index. floors_override_repetition: False
+    multiplies floors by the repetition penalty.
     """
 
     seed: int
