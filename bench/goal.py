@@ -36,7 +36,7 @@ RUNS = {
     "heldout": ('reward = "heldout"', False),
     "align-wide": ('reward = "align"\nfocus_size = 8\nmemory = 1000', False),
 }
-ASKED = ("uniform", "align", "align-wide", "progress", "loss", "oracle")
+ASKED = ("uniform", "align", "progress", "loss", "oracle")
 
 
 def one(name: str, seed: int, data: Path, folder: Path, world: World, steps: int) -> dict[str, Any]:
