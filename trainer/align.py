@@ -29,8 +29,8 @@ class Alignment:
     odd window outweighs the rest; shaped like the watched parameter, on its device, 0 before the first probe. It is the
     whole state. text: what is probed.
 
-    Gradients are compared as they are, not divided by AdamW's sqrt(v_hat) as its updates are: with beta2 = 0.95 the
-    second moments of what no recent pull has stirred are next to nothing, and would outweigh all else.
+    Gradients are compared as they are, not divided by AdamW's sqrt(v_hat) as its updates are: that told no better
+    (docs/decisions/0003-where-we-differ.md).
     """
 
     def __init__(
