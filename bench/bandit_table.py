@@ -184,9 +184,12 @@ def regret_table(lines: list[Line], ranked_us: float) -> str:
 def regret_claims(
     means: dict[str, dict[str, float]], ranked: list[str], columns: list[str], rank: dict[str, float]
 ) -> list[str]:
-    """For each policy of ours: its place among the ranked, and the column where it is furthest from the best peer."""
+    """The place of our argmax among the ranked, and its ratio to the best peer of each column.
+
+    A mixture stands in the table for information: it feeds half of its arms at any time, by intent.
+    """
     peers = [name for name in ranked if not name.startswith(OURS)]
-    own = [name for name in ranked if name in (f"{OURS} {ARGMAX}", f"{OURS} {DEFAULT}")]
+    own = [name for name in ranked if name == f"{OURS} {ARGMAX}"]
     if not peers:
         return []
     claims = []
