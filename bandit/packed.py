@@ -22,10 +22,10 @@ TYPES = {"b": "?", "i": "<i8", "f": "<f8"}
 def pack_arms(names: Sequence[str], columns: Mapping[str, NDArray[Any]], *, text: bool) -> dict[str, Any]:
     """Names and columns (arms,) as plain data, a column under `kind:key`: bytes, or base64 where `text`.
 
-    A column of one value throughout, as most bounds are, is that value.
+    A column of one value throughout, as most bounds are, is that value; names are one text, a line each, where they can.
     """
     data = {f"{column.dtype.kind}:{key}": _column(column, text) for key, column in columns.items()}
-    return {"names": names, "columns": data}
+    return {"names": names if any("\n" in name for name in names) else "\n".join(names), "columns": data}
 
 
 def _column(column: NDArray[Any], text: bool) -> Any:
@@ -67,6 +67,7 @@ def expand(snapshot: Mapping[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in snapshot.items() if key not in ("packed", "deals")}
     try:
         names, columns = snapshot["packed"]["names"], snapshot["packed"]["columns"]
+        names = names.split("\n") if isinstance(names, str) else names
         values = {key[2:]: _numbers(key[2:], data, key[0], len(names)) for key, data in columns.items()}
         keys = list(values)
         rows = (dict(zip(keys, row, strict=True)) for row in zip(*values.values(), strict=True))

@@ -249,6 +249,11 @@ def test_a_packed_snapshot_expands_to_the_same_records(policy: str) -> None:
     assert expand(plain) == plain
 
 
+def test_names_of_two_lines_are_packed_one_by_one() -> None:
+    scheduler = Scheduler(config(), [ArmSpec("two\nlines", 1, 10), ArmSpec("one", 2, 10)])
+    assert set(expand(scheduler.packed(text=True))["arms"]) == {"two\nlines", "one"}
+
+
 @pytest.mark.parametrize(
     ("column", "data", "words"),
     [
