@@ -6,7 +6,8 @@ soonest owes a whole pull, the finish tag of weighted fair queueing (Parekh and 
 with T_i <= allowed_i + cap_i. With bounds that stay and nobody asleep that is floor_i (T + 1) > T_i and T_i <= cap_i (T +
 1): shortfall and excess are at most one pull since the last restart, an arm that is urgent is always under its cap, and
 some arm is always under its cap where caps sum to 1 or more. Bounds that change, as those implied by floors and caps do
-when arms fall asleep or wake, bind from then on: no burst to make up for a past under other bounds, and no lock-out.
+when arms fall asleep or wake, are counted from then on: no burst to make up for a past under other bounds, and no
+lock-out; what an arm left unused before, or had beyond its floor, it keeps until the next restart.
 
 T_i pulls of the arm, T of all arms. One heap orders the floored arms by when they become urgent, one the urgent ones by
 deadline, one the capped-out ones by when they open: none is searched.
@@ -82,7 +83,7 @@ class Deadlines(Tally):
     def _close(self, row: int) -> None:
         """Shut an arm that is at its cap."""
         cap = self._caps[row]
-        if cap < 1.0 and self._gate[row] == 0.0:
+        if self._gate[row] == 0.0:
             opens = (self._served[row] - self._allowed[row]) / cap if cap > 0.0 else math.inf
             if opens > self._pulls + 1:
                 self._gate[row] = -np.inf
