@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 DATA ?=
 
-.PHONY: help install demo test check format format-check lint types pytest bench bench-bandit clean
+.PHONY: help install demo test check format format-check lint types pytest bench bench-bandit bench-reward clean
 
 help:
 	@echo "make demo     install, then train, sample, stop, resume and report on text found on this machine (minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make check    the same without installing anew"
 	@echo "make format   rewrite the code in the project's format"
 	@echo "make bench    overhead and memory figures; DATA=folder of NAME/train.jsonl adds a run on real text"
+	@echo "make bench-reward DATA=folder  what each reward ranks and buys on real text: half an hour"
 	@echo "make bench-bandit  the bandit beside its peers from PyPI: speed, then regret (hours; goes on where it stopped)"
 	@echo "make clean    remove the virtual environment and caches"
 
@@ -58,6 +59,10 @@ bench: install
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/memory.py
 	$(if $(DATA),$(BIN)/python bench/twelve.py $(DATA))
+
+bench-reward: install
+	$(BIN)/python bench/reward.py $(DATA)
+	$(BIN)/python bench/goal.py $(DATA)
 
 bench-bandit: install
 	$(BIN)/python bench/bandit.py --resume
