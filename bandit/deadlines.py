@@ -20,6 +20,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bandit.arms import BoolArray, FloatArray, cells
+from bandit.bounds import ROUNDING
 from bandit.deal import Span, Tally
 
 
@@ -69,7 +70,7 @@ class Deadlines(Tally):
         self._asleep = not bool(awake.all())
         rows = np.flatnonzero(awake).tolist()
         # One entry an arm and heap, by pulls of the span: when it may have become urgent; its deadline; when it opens.
-        self._waiting = [(self._due(row), row) for row in rows if self._floors[row] > 0.0]
+        self._waiting = [(self._due(row), row) for row in rows if self._floors[row] > ROUNDING]
         heapq.heapify(self._waiting)
         self._urgent: list[tuple[float, int]] = []
         self._shut: list[tuple[float, int]] = []
@@ -84,19 +85,21 @@ class Deadlines(Tally):
         """Shut an arm that is at its cap."""
         cap = self._caps[row]
         if self._gate[row] == 0.0:
-            opens = (self._served[row] - self._allowed[row]) / cap if cap > 0.0 else math.inf
+            opens = (self._served[row] - self._allowed[row]) / cap if cap > ROUNDING else math.inf
             if opens > self._pulls + 1:
                 self._gate[row] = -np.inf
                 heapq.heappush(self._shut, (opens, row))
 
     def urgent(self) -> BoolArray:
         """Which arms are owed a pull now (arms,)."""
-        urgent: BoolArray = self.owed + self.floor * (self._pulls + 1) > self.served
+        due = self.owed + self.floor * (self._pulls + 1) > self.served
+        urgent: BoolArray = (self.floor > ROUNDING) & due
         return urgent
 
     def shut(self) -> BoolArray:
         """Which arms may not be served by their index now (arms,)."""
-        shut: BoolArray = self.served > self.allowed + self.cap * (self._pulls + 1)
+        full = self.served > self.allowed + self.cap * (self._pulls + 1)
+        shut: BoolArray = (self.cap <= ROUNDING) | full
         return shut
 
     def serve(self, index: Callable[[], FloatArray]) -> int:

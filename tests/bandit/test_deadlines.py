@@ -148,3 +148,11 @@ def test_a_cap_that_was_relaxed_while_others_slept_locks_nobody_out() -> None:
     scheduler, go = sleepy(specs, [1, 2], 4000)
     scheduler.set_eligible([1, 2, 3, 4, 5])
     assert 25 <= go(100).count(1) <= 31
+
+
+def test_a_cap_of_rounding_noise_is_no_cap_to_spend_an_old_allowance_under() -> None:
+    deadlines, awake = Deadlines(2), np.ones(2, dtype=np.bool_)
+    deadlines.set_bounds(1, awake, np.zeros(2), np.ones(2))
+    assert {deadlines.serve(lambda: np.array([0.0, 1.0])) for _ in range(10)} == {1}
+    deadlines.set_bounds(11, awake, np.array([1e-18, 0.0]), np.array([1e-16, 1.0]))
+    assert {deadlines.serve(lambda: np.array([1.0, 0.0])) for _ in range(10)} == {1}
