@@ -111,6 +111,11 @@ class Books:
         """Work out what repetition takes from the mean of an arm of an argmax."""
         self._ranking.worn[row] = 1.0 / max(1.0, self._cursors[row] / max(1, self._sizes[row])) - 1.0
 
+    def _wear_all(self) -> None:
+        self._ranking.worn[:] = 0.0
+        for row in np.flatnonzero(self._cursor > self.arms.windows).tolist():
+            self._wear(row)
+
     def cursors(self) -> dict[int, int]:
         """Arm id to windows served, lifetime."""
         return {identity: self._cursors[row] for identity, row in self.arms.row.items()}
@@ -120,7 +125,7 @@ class Books:
         return [entry.ticket for entry in self._ledger]
 
     def exploration_total(self) -> float:
-        """Sum of effective pulls and pulls in flight over the arms that can be pulled at all; 4.1's log is of 1 + it."""
+        """Sum of effective pulls and pulls in flight over the arms that can be pulled at all, which the log shares out."""
         pulls = self._estimator.effective_pulls(self._step) + self._pending
         return float(np.sum(pulls * self.arms.pullable))
 
@@ -265,8 +270,7 @@ class Books:
         for entry in self._ledger:
             if entry.ticket.arm in self.arms.row:
                 self._pending[self.arms.row[entry.ticket.arm]] += 1
-        for row in np.flatnonzero(self._cursor > self.arms.windows).tolist():
-            self._wear(row)
+        self._wear_all()
         if not self._mixture and not self._stale and gamma == self.gamma:
             self._ranking.restore(record.table("ranking"), self.arms.row)
 

@@ -251,7 +251,6 @@ class Estimator:
         own, self.gamma = self.gamma, gamma
         self.rebase(step)
         self.gamma = own
-        self.outdate()
 
     def mean(self) -> FloatArray:
         """Discounted mean reward (arms,), 0.5 before the first counted pull."""
@@ -277,8 +276,8 @@ class Estimator:
         """The index of every arm and its parts, l_i = ln(1 + sum_j n_j / (K n_i)) over the live arms."""
         pulls = self.weight_sum * common.scale + pending
         log = np.log(1.0 + common.even / np.maximum(pulls, NO_PULLS))
-        self._derive()
-        return ucb_v(self.mean(), self._own + self._pooled * common.noise, pulls, log, xi, zeta)
+        mean = self.mean()  # which works out `_own` and `_pooled` too
+        return ucb_v(mean, self._own + self._pooled * common.noise, pulls, log, xi, zeta)
 
     def bound(
         self, common: Common, pending: FloatArray, xi: float, zeta: float, out: FloatArray

@@ -154,9 +154,7 @@ class Scheduler(Books):
             greatest = np.zeros(len(self.arms))
             dealt[rows], greatest[rows] = low, high
             self._deadlines.set_bounds(first, self._awake, dealt, greatest)
-            self._ranking.worn[:] = 0.0
-            for row in np.flatnonzero(self._cursor > self.arms.windows).tolist():
-                self._wear(row)
+            self._wear_all()
             self._ranking.renew()
         else:
             weights = self._weights(step)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bandit.arms import ArmSpec, FloatArray, IntArray
@@ -51,7 +51,7 @@ def arm_view(spec: ArmSpec, cursor: int, state: Mapping[str, Any]) -> ArmView:
 
 @dataclass(frozen=True, slots=True)
 class Working:
-    """How a choice came about at the pick of `step`: references to what was computed anyway, and two copies.
+    """How a choice came about at the pick of `step`: references to what was computed anyway, and a copy.
 
     rows: of the awake arms. parts: of the index, all arms. cursor: windows served, all arms. own: further columns of
     the awake arms (of a mixture: raw weights, the same repeated, floors as they bound).
@@ -85,4 +85,4 @@ class Working:
 
 def working(step: int, rows: IntArray, parts: IndexParts, cursor: IntArray, **own: FloatArray) -> Working:
     """A `Working` that later picks do not change."""
-    return Working(step, rows, replace(parts, mean=parts.mean.copy()), cursor.copy(), own)
+    return Working(step, rows, parts, cursor.copy(), own)
