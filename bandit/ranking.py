@@ -2,7 +2,7 @@
 
 What all arms share (the clock, the total of pulls, the pooled noise) is taken at every eighth pick; between, only arms
 whose own numbers changed are worked out anew. So a pick costs a few numbers and one search for the largest, not a dozen
-operations on every arm: half the time at 16 arms, a tenth at 10,000, for a log and a clock that are up to 8 pulls old.
+operations on every arm: about half the time at 16 arms, for a log and a clock that are up to 8 pulls old.
 """
 
 import math
