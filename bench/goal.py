@@ -22,6 +22,7 @@ import torch
 from goal_world import REPORTED, TUNING, World, prepare
 
 from curriculum.tokens.corpus import Corpus
+from state import checkpoints
 from state.rows import read_rows
 from trainer import checkpoint, runner, weights
 from trainer.signals import Flags
@@ -58,8 +59,8 @@ def one(name: str, seed: int, data: Path, folder: Path, world: World, steps: int
     runner.train(plan, flags=Flags())
     corpus = Corpus.open(config.resolve(config.data.dir), config.model.block_size, config.seed)
     model = weights.build(config, corpus.vocab_size)
-    found = checkpoint.locate(plan.run.root)
-    weights.load(model, found.tensors(checkpoint.MODEL), found.path)
+    found = checkpoints.locate(plan.run.root)
+    weights.load(model, checkpoint.tensors(found, checkpoints.MODEL), found.path)
     with torch.inference_mode():
         losses = {
             source: float(model.loss(torch.from_numpy(corpus.heldout(source, 1000)))) for source in world.good

@@ -22,6 +22,7 @@ from curriculum.gate.rule import shortfall
 from state.envelope import Envelope
 from state.reconcile import reconcile
 from state.story import Launch, Story
+from state.survey import configured
 
 
 class NotFound(Exception):
@@ -235,7 +236,7 @@ class Replay:
             "pruned": self.pruned,
             "data": known,
         }
-        result = reconcile(self.story.sources(), self.data, payload, step=self.step)
+        result = reconcile(configured(self.story.config), self.data, payload, step=self.step)
         self.ids, self.pruned = result.ids, result.payload["pruned"]
         for event in launch.events:
             if event["event"] == "prune" and event["arm"] in self.pruned:

@@ -16,7 +16,6 @@ from curriculum.config import Config, ConfigFile
 from curriculum.errors import Exit, FirehoseError
 from state.envelope import Envelope, open_plain
 from state.findings import FindingError, finding
-from state.reconcile import BOUNDS
 from state.rows import EMPTY, Mark
 from state.run_dir import RunDir
 from state.store import StateStore
@@ -51,14 +50,6 @@ class Story:
     samples: dict[int, dict[str, Any]]
     checkpoints: dict[int, Path]
     notes: list[str]
-
-    def sources(self) -> dict[str, dict[str, Any]]:
-        """The configured sources as `reconcile` wants them."""
-        excluded = self.config.curriculum.exclude_sources
-        return {
-            name: {**{key: getattr(source, key) for key in BOUNDS}, "excluded": name in excluded}
-            for name, source in self.config.sources.items()
-        }
 
     def first_arms(self) -> dict[str, dict[str, Any]]:
         """Name to {id, windows, sha256} of the arms of the first launch: today's, with what changed undone."""

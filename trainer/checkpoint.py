@@ -1,13 +1,11 @@
-"""Checkpoints: a folder a step, complete or absent. Weights and optimizer in safetensors, the rest in JSON.
+"""A checkpoint's tensors: written whole or not at all, and read back after size and SHA-256 are compared.
 
-Written under a temporary name, every file synced, then renamed; `checkpoint.json` holds size and SHA-256 of the
-others, and a folder without a valid one is never read. Nothing here unpickles a file.
+Written under a temporary name, every file synced, then renamed (`state.checkpoints` has the rest). Nothing here
+unpickles a file.
 """
 
 import os
-import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import failing_writes, sha256_file
-from state.envelope import Envelope, open_plain
-
-FORMAT, VERSION = "firehose-checkpoint", 1
-MODEL, OPTIMIZER, META = "model.safetensors", "optimizer.safetensors", "checkpoint.json"
-NAME = re.compile(r"step_(\d+)$")
+from curriculum.files import sha256_file
+from state.checkpoints import FORMAT, META, MODEL, OPTIMIZER, VERSION, Checkpoint, verify
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A complete checkpoint on disk: its step, its folder and what `checkpoint.json` says."""
-
-    step: int
-    path: Path
-    meta: dict[str, Any]
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """Read one of its tensor files, after comparing size and SHA-256."""
-        verify(self.path, name, self.meta)
-        return load_file(self.path / name)
+def tensors(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
+    """Read one of a checkpoint's tensor files, after comparing size and SHA-256. Raises FirehoseError(DAMAGED)."""
+    verify(checkpoint.path, name, checkpoint.meta)
+    return load_file(checkpoint.path / name)
 
 
 def _sync(path: Path) -> None:
@@ -45,23 +31,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def verify(path: Path, name: str, meta: dict[str, Any]) -> None:
-    """Raise if a file of a checkpoint is not, byte for byte, what was written."""
-    expected = meta["files"][name]
-    file = path / name
-    if (
-        not file.exists()
-        or file.stat().st_size != expected["bytes"]
-        or sha256_file(file) != expected["sha256"]
-    ):
-        raise FirehoseError(
-            Exit.DAMAGED,
-            f"checkpoint file {name} is damaged: its size or SHA-256 is not what was written",
-            path=file,
-            next=f"move {path} away and run again: the checkpoint before it is used",
-        )
 
 
 def save(
@@ -104,92 +73,3 @@ def save(
             next="free some space, then run the same command again to resume",
         ) from error
     return target
-
-
-def read(path: Path) -> Checkpoint | None:
-    """The checkpoint in a folder, or None where there is no complete one."""
-    try:
-        meta = msgspec.json.decode((path / META).read_bytes())
-        complete = meta["format"] == FORMAT and all(
-            (path / name).stat().st_size == entry["bytes"] for name, entry in meta["files"].items()
-        )
-        step = int(meta["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if complete and meta["version"] > VERSION:
-        raise FirehoseError(
-            Exit.NEWER_SCHEMA,
-            f"checkpoint version {meta['version']} is newer than this program's {VERSION}",
-            path=path / META,
-            next="upgrade firehose",
-        )
-    return Checkpoint(step, path, meta) if complete else None
-
-
-def folders(folder: Path) -> list[Path]:
-    """The folders of a run that have a checkpoint's name, whole or not, oldest first."""
-    named = [(match, path) for path in folder.glob("step_*") if (match := NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(named, key=lambda pair: int(pair[0][1]))]
-
-
-def complete(folder: Path) -> list[Checkpoint]:
-    """All complete checkpoints of a run, oldest first."""
-    return [checkpoint for path in folders(folder) if (checkpoint := read(path)) is not None]
-
-
-def sound(path: Path) -> tuple[Checkpoint, Envelope]:
-    """A checkpoint, every byte of it checked, and the state it carries. Raises FirehoseError(DAMAGED)."""
-    found = read(path)
-    if found is None:
-        raise FirehoseError(
-            Exit.DAMAGED, f"{path.name} is not complete: {META} or a file it names is missing", path=path
-        )
-    for name in (MODEL, OPTIMIZER):
-        verify(path, name, found.meta)
-    return found, open_plain(found.meta.get("state"), path / META)
-
-
-def locate(where: Path) -> Checkpoint:
-    """The checkpoint at a path: a checkpoint folder itself, or the newest one of a run folder."""
-    direct = read(where)
-    if direct is not None:
-        return direct
-    found = complete(where / "checkpoints")
-    if not found:
-        raise FirehoseError(
-            Exit.NOT_FOUND,
-            "no complete checkpoint here: expected a run folder or a checkpoints/step_N folder",
-            path=where,
-            next="firehose list",
-        )
-    return found[-1]
-
-
-def discard(path: Path) -> None:
-    """Remove a checkpoint; half removed, it is a temporary that the next launch sweeps."""
-    doomed = path.with_name(f"{path.name}.tmp-discarded-{os.getpid()}")
-    path.rename(doomed)
-    shutil.rmtree(doomed)
-
-
-def sweep(folder: Path) -> list[str]:
-    """Remove the temporaries of a process that died while writing or removing; give back their names."""
-    stale = sorted(folder.glob("step_*.tmp-*"))
-    for path in stale:
-        shutil.rmtree(path, ignore_errors=True)
-    return [path.name for path in stale]
-
-
-def retain(folder: Path, *, last: int, every: int, protect: set[int]) -> list[int]:
-    """Remove what retention does not keep: the newest `last`, multiples of `every`, and the steps in `protect`."""
-    found = complete(folder)
-    newest = {checkpoint.step for checkpoint in found[-last:]}
-    removed = []
-    for checkpoint in found:
-        step = checkpoint.step
-        if step in newest or step in protect or (every and step % every == 0):
-            continue
-        with failing_writes(checkpoint.path):
-            discard(checkpoint.path)
-        removed.append(step)
-    return removed

@@ -13,10 +13,10 @@ from curriculum.text import template
 from curriculum.text import tokenizer as tokenizers
 from curriculum.text.tokenizer import Tokenizer
 from curriculum.tokens.corpus import Corpus
+from state.checkpoints import Checkpoint
 from state.run_dir import RunDir
 from state.store import StateStore
 from trainer import weights
-from trainer.checkpoint import Checkpoint
 
 Say = Callable[[str], None]
 

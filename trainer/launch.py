@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,19 @@ from curriculum.config import Config
 from curriculum.eligibility import phases
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.rule import Gate
+from curriculum.sources import open_corpus, open_phase, specs
 from curriculum.tokens.corpus import Corpus
-from state.envelope import Envelope
-from state.reconcile import Reconciled, reconcile
+from state import checkpoints
+from state.checkpoints import MODEL, OPTIMIZER, Checkpoint
+from state.reconcile import Reconciled
+from state.recover import Look, look
 from state.rows import Mark, RowFile
 from state.run_dir import RunDir
-from state.settle import Settled, settle
+from state.settle import Settled
 from state.store import StateStore, sweep_temporaries, utc_now
+from state.survey import reconciled
 from trainer import checkpoint, identity, machine, optim, sampling, weights
 from trainer.align import Alignment
-from trainer.checkpoint import Checkpoint
 from trainer.feed import Feed
 from trainer.goal import GoalLoss, GoalText, goal_sources
 from trainer.model import Decoder
@@ -35,7 +37,6 @@ from trainer.parts import Parts
 from trainer.record import ROW_FILES, Position, Record
 from trainer.ring import Ring
 from trainer.signals import Flags
-from trainer.sources import check_sources, known_arms, open_corpus, open_phase, specs
 from trainer.step import TrainStep
 
 Say = Callable[[str], None]
@@ -44,91 +45,23 @@ Say = Callable[[str], None]
 PROBE_STEPS = 2
 
 
-@dataclass(slots=True)
-class Found:
-    """What a launch found in the run's folder: the story to go on with and the weights that belong to it."""
-
-    settled: Settled
-    weights: Checkpoint | None
-
-
-def find(run: RunDir, store: StateStore, say: Say) -> Found:
-    """Read state and checkpoints and settle between them; what is damaged is put aside and said."""
-    for name in checkpoint.sweep(run.checkpoints):
+def find(run: RunDir, store: StateStore, say: Say) -> Look:
+    """Look at state and checkpoints; what is damaged is put aside, and all of it is said."""
+    for name in checkpoints.sweep(run.checkpoints):
         say(f"removed {name}, left by a process that died")
     for finding in sweep_temporaries(run.root, run.archive):
         say(str(finding))
-    state, findings = store.read()
-    for finding in findings:
+    found = look(run, store)
+    for finding in found.findings:
         say(str(finding))
-    newest, copy = newest_sound(run, state, say)
-    settled = settle(state, copy, run=run.name)
-    for message in settled.messages:
+    for bad, why in found.damaged:
+        aside = run.archive / f"{bad.name}.damaged-{int(time.time())}"
+        bad.rename(aside)
+        used = f"; the checkpoint of step {found.checkpoint.step} is used" if found.checkpoint else ""
+        say(f"{why.message}; moved to {aside}{used}")
+    for message in found.settled.messages:
         say(message)
-    return Found(settled, newest if settled.payload is not None else None)
-
-
-def newest_sound(run: RunDir, state: Envelope | None, say: Say) -> tuple[Checkpoint | None, Envelope | None]:
-    """The newest checkpoint that is what was written, and the state in it; newer ones that are not go to the archive.
-
-    Raises FirehoseError(DAMAGED), moving nothing, where there was a checkpoint and no sound one is left.
-    """
-    damaged: list[tuple[Path, FirehoseError]] = []
-    for path in reversed(checkpoint.folders(run.checkpoints)):
-        try:
-            found, copy = checkpoint.sound(path)
-        except FirehoseError as error:
-            if error.exit_code is not Exit.DAMAGED:
-                raise
-            damaged.append((path, error))
-            continue
-        for bad, why in damaged:
-            aside = run.archive / f"{bad.name}.damaged-{int(time.time())}"
-            bad.rename(aside)
-            say(f"{why.message}; moved to {aside}; the checkpoint of step {found.step} is used")
-        return found, copy
-    last = state.payload.get("checkpoint") if state else None
-    if damaged or last is not None:
-        what = f": {damaged[0][1].message}" if damaged else f"; the last one was of step {last}"
-        raise FirehoseError(
-            Exit.DAMAGED,
-            f"no sound checkpoint of this run is left{what}",
-            path=run.checkpoints,
-            next=f"bring a copy of checkpoints/step_N back; or begin anew: firehose run {run.config} --name OTHER",
-        )
-    return None, None
-
-
-def reconciled(config: Config, corpus: Corpus, settled: Settled) -> Reconciled:
-    """State against config against data (DESIGN 7.3); every source's files are read whole and checked first.
-
-    Raises FirehoseError where a source never seen before has no token files, or none is left.
-    """
-    payload = settled.payload or {}
-    check_sources(config, corpus, known=known_arms(payload))
-    sources = {
-        name: {
-            "cap": source.cap,
-            "floor": source.floor,
-            "min_share": source.min_share,
-            "max_share": source.max_share,
-            "excluded": name in config.curriculum.exclude_sources,
-        }
-        for name, source in config.sources.items()
-    }
-    data: dict[str, dict[str, Any]] = {
-        name: {"sha256": info.sha256, "windows": info.windows} for name, info in corpus.sources.items()
-    }
-    data |= {name: {"missing": why} for name, why in corpus.missing.items()}
-    result = reconcile(sources, data, payload, step=settled.step)
-    if not result.ids:
-        raise FirehoseError(
-            Exit.NOT_FOUND,
-            "no configured source has data",
-            path=corpus.folder,
-            next=f"firehose data build {config.path}",
-        )
-    return result
+    return found
 
 
 def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: Say, runs_dir: Path) -> Parts:
@@ -138,7 +71,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
     for a damaged checkpoint, which is moved to the archive.
     """
     store = StateStore(run.state)
-    found = Found(Settled("fresh", None, 0, None, 0), None)
+    found = Look(None, [], None, None, Settled("fresh", None, 0, None, 0))
     if run.exists():
         identity.refuse_other_config(run, config)
         run.create()  # an empty folder is lost in many a copy
@@ -150,7 +83,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
             f"warning: the token files have a vocabulary of {corpus.vocab_size - 1} and the config asks for "
             f"{config.data.vocab_size}: they were built with another setting, or from too little text for it"
         )
-    result = reconciled(config, corpus, found.settled)
+    result = reconciled(config, corpus, found.settled.payload or {}, step=found.settled.step)
     for item in result.findings:
         say(f"{item}\n  next:     {item.fix}" if item.fix else str(item))
     goal, notes = goal_sources(config, corpus)
@@ -206,7 +139,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
 
     align, goal_loss = signals(config, corpus, goal, model, device, autocast)
     if align is not None and found.weights is not None:
-        align.load(found.weights.tensors(checkpoint.OPTIMIZER))
+        align.load(checkpoint.tensors(found.weights, OPTIMIZER))
     ring = Ring(max(16, 4 * train.feedback_delay), train.grad_accum, device)
     names = {arm_id: name for name, arm_id in result.ids.items()}
     return Parts(
@@ -256,13 +189,13 @@ def network(
         model.initialise(config.seed)
     else:
         weights.refuse_other_tokens(stored, corpus.tokenizer_sha256)
-        weights.load(model, stored.tensors(checkpoint.MODEL), stored.path)
+        weights.load(model, checkpoint.tensors(stored, MODEL), stored.path)
     model.to(device)
     optimizer = optim.build(
         model, weight_decay=train.weight_decay, betas=(train.beta1, train.beta2), device=device
     )
     if stored is not None and resumes:
-        optim.load_state(optimizer, model, stored.tensors(checkpoint.OPTIMIZER))
+        optim.load_state(optimizer, model, checkpoint.tensors(stored, OPTIMIZER))
     return model, optimizer
 
 
@@ -308,7 +241,7 @@ def open_record(
     corpus: Corpus,
     run: RunDir,
     store: StateStore,
-    found: Found,
+    found: Look,
     result: Reconciled,
     platform: dict[str, Any],
     model: Decoder,

@@ -16,11 +16,11 @@ from curriculum.eligibility import Phase, phases
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.coherence import score
 from curriculum.gate.rule import Gate, shortfall
+from curriculum.sources import open_phase
 from trainer import optim, view
 from trainer.display import Display
 from trainer.parts import Parts
 from trainer.ring import StepResult
-from trainer.sources import open_phase
 from trainer.timing import Timers
 
 HELDOUT_WINDOWS = 8

@@ -19,7 +19,7 @@ from bandit.ledger import Ticket
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.coherence import Score
 from curriculum.gate.rule import Verdict
-from state import requests
+from state import checkpoints, requests
 from state.envelope import Envelope
 from state.rows import RowFile, encode_row
 from state.run_dir import RunDir
@@ -220,7 +220,7 @@ class Record:
             meta={**self.meta, "state": msgspec.to_builtins(self.envelope)},
         )
         protect = set() if at.passing_checkpoint is None else {at.passing_checkpoint}
-        checkpoint.retain(self.run.checkpoints, last=self.keep_last, every=self.keep_every, protect=protect)
+        checkpoints.retain(self.run.checkpoints, last=self.keep_last, every=self.keep_every, protect=protect)
 
     def commit_state(self, step: int, payload: dict[str, Any], ended: Exit | None) -> None:
         """Make the state current, answer the request that led here, and say how the run ended if it did."""

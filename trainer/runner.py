@@ -83,7 +83,8 @@ def plan(path: Path, *, name: str | None, runs_dir: Path, resume: Literal["auto"
 
 def describe(plan: Plan) -> dict[str, Any]:
     """What a launch would train on: phases, sources, bounds and the share intervals they imply."""
-    from trainer import goal, identity, launch, sources, weights
+    from curriculum import sources
+    from trainer import goal, identity, launch, weights
 
     config, run = plan.config, plan.run
     known: set[str] = set()
@@ -166,7 +167,7 @@ def naming(config: Config) -> Iterator[None]:
 
 def preflight(plan: Plan) -> None:
     """What a new run would be refused for at once, looked at before anything is made."""
-    from trainer.sources import check_present, open_corpus
+    from curriculum.sources import check_present, open_corpus
 
     if not plan.run.exists():
         check_present(plan.config, open_corpus(plan.config), known=set())
@@ -285,12 +286,13 @@ def closing(run: RunDir, ended: Exit, step: int) -> str:
 
 def ask(run: RunDir, prompt: str, *, temperature: float, max_new_tokens: int, seed: int) -> dict[str, Any]:
     """An answer of a run's newest checkpoint, with its score."""
+    from state import checkpoints
     from trainer import checkpoint, sampling, weights
     from trainer.model import Decoder, Shape
 
-    found = checkpoint.locate(run.root)
+    found = checkpoints.locate(run.root)
     model = Decoder(msgspec.convert(found.meta["shape"], Shape))
-    weights.load(model, found.tensors(checkpoint.MODEL), found.path)
+    weights.load(model, checkpoint.tensors(found, checkpoints.MODEL), found.path)
     drawn = sampling.generate(
         model,
         tokenizers.load(run.root / "tokenizer" / tokenizers.NAME),

@@ -8,9 +8,9 @@ import torch
 
 from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
+from state import checkpoints
+from state.checkpoints import Checkpoint
 from state.run_dir import RunDir
-from trainer import checkpoint
-from trainer.checkpoint import Checkpoint
 from trainer.model import Decoder, Shape
 
 
@@ -51,10 +51,10 @@ def origin(config: Config, run: RunDir, runs_dir: Path) -> Checkpoint | None:
         return None
     pinned = msgspec.json.decode(run.effective.read_bytes()).get("origin") if run.effective.exists() else None
     if pinned is None:
-        return checkpoint.locate(
+        return checkpoints.locate(
             runs_dir / wanted if (runs_dir / wanted).exists() else config.resolve(wanted)
         )
-    found = checkpoint.locate(Path(pinned["path"]))
+    found = checkpoints.locate(Path(pinned["path"]))
     if identity(found) != pinned:
         raise FirehoseError(
             Exit.REFUSED,
@@ -68,7 +68,7 @@ def origin(config: Config, run: RunDir, runs_dir: Path) -> Checkpoint | None:
 
 def identity(found: Checkpoint) -> dict[str, Any]:
     """What tells a checkpoint's weights from all others."""
-    sha256 = found.meta["files"][checkpoint.MODEL]["sha256"]
+    sha256 = found.meta["files"][checkpoints.MODEL]["sha256"]
     return {"path": str(found.path.resolve()), "step": found.step, "sha256": sha256}
 
 

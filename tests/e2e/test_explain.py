@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from bandit.reward import AlignReward
 from curriculum.errors import Exit, FirehoseError
 from curriculum.tokens.corpus import Corpus
-from state import explain, story
+from state import explain, story, survey
 from state.envelope import Parent
 from state.replay import Replay
 from state.rows import RowFile, encode_row, read_rows
@@ -25,7 +25,7 @@ from state.story import launches
 from state.verify import verify
 from tests.fixtures import tiny
 from tests.fixtures.runs import go, the_run, the_state
-from trainer import cli, launch
+from trainer import cli
 from trainer.ring import Ring
 from trainer.step import TrainStep
 
@@ -256,7 +256,7 @@ def test_changed_data_in_mid_run_is_replayed(halfway: Path, monkeypatch: pytest.
         return corpus
 
     monkeypatch.setattr(Corpus, "open", other)
-    monkeypatch.setattr(launch, "check_sources", lambda *rest, **named: None)
+    monkeypatch.setattr(survey, "check_sources", lambda *rest, **named: None)
     go(config)
     assert [event["event"] for event in the_run(config).events()] == ["launch", *["resume"] * 3, "data"]
     result = verify(told(config))

@@ -1,5 +1,6 @@
 """The sources of a run: their token files, checked, and the arms that the bandit makes of them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from bandit.arms import ArmSpec
@@ -36,7 +37,7 @@ def open_corpus(config: Config) -> Corpus:
         ) from error
 
 
-def known_arms(payload: dict[str, Any]) -> set[str]:
+def known_arms(payload: Mapping[str, Any]) -> set[str]:
     """The arms a state's payload has a record of, live or put aside."""
     return set(payload.get("bandit", {}).get("arms", {})) | set(payload.get("pruned", {}))
 
