@@ -37,6 +37,11 @@ class Look:
         """The checkpoint whose weights belong to what is resumed; None where the run begins at step 0."""
         return self.checkpoint if self.settled.payload is not None else None
 
+    @property
+    def pivoted(self) -> bool:
+        """Whether the state began a lineage on this checkpoint's weights, and has no checkpoint of its own yet."""
+        return self.copy is not None and self.settled.lineage != self.copy.lineage
+
 
 def look(run: RunDir, store: StateStore, *, deep: bool = True) -> Look:
     """Read state and checkpoints and settle between them. deep: compare every byte of the newest checkpoint.

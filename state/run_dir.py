@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ class RunDir:
         self.archive = root / "archive"
         self.history = root / "history.jsonl"
         self.log = root / "run.log"
+        self.journal = root / "journal"
         self.state = self._own("state.json")
+        self.versions = self._own("state.json.d")
         self.loss = self._own("loss.json")
         self.pulls = self._own("pulls.json")
         self.samples = self._own("samples.json")
@@ -89,6 +92,14 @@ class RunDir:
                 os.close(descriptor)
             if end == 0:
                 sync_folder(self.root)
+
+    def record_once(self, events: Iterable[dict[str, Any]]) -> None:
+        """Append those of the events that the history does not have yet, by their `id`. Raises as `record` does."""
+        with failing_writes(self.history):
+            known = self.history.read_bytes() if self.history.exists() else b""
+        for event in events:
+            if f'"id": {json.dumps(event["id"], ensure_ascii=False)}'.encode() not in known:
+                self.record(event)
 
     def events(self) -> list[dict[str, Any]]:
         """The history, oldest first; a torn last line is passed over. Raises FindingError(DAMAGED) on any other."""

@@ -61,6 +61,10 @@ class StateStore:
         """Use no serial up to this one: a checkpoint holds it, though the state file may never have had it."""
         self._reserved = max(self._reserved, serial)
 
+    def next_serial(self) -> int:
+        """The serial that the next commit will have."""
+        return self._top() + 1
+
     def versions(self) -> list[tuple[int, Path]]:
         """(serial, path) of the kept versions, oldest first."""
         paths = self.folder.glob("*.json") if self.folder.is_dir() else ()

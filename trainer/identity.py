@@ -41,8 +41,8 @@ def refuse_other_config(run: RunDir, config: Config) -> None:
             Exit.REFUSED,
             f"the config is not the one this run began with; changed: {', '.join(changed)}",
             path=config.path,
-            next=f"firehose run {run.config} --name {run.name} goes on as before; for the new values begin another run: "
-            f"--name OTHER, with init_from = '{run.root.resolve()}' under [train] to keep the weights",
+            next=f"firehose run {run.config} goes on as before; firehose polish plan {run.root} --config {config.path} shows "
+            "what taking the new values over would do",
         )
 
 

@@ -26,7 +26,7 @@ from state.recover import Look, look
 from state.rows import Mark, RowFile
 from state.run_dir import RunDir
 from state.settle import Settled
-from state.store import StateStore, sweep_temporaries, utc_now
+from state.store import StateStore, sweep_temporaries
 from state.survey import reconciled
 from trainer import checkpoint, identity, machine, optim, sampling, weights
 from trainer.align import Alignment
@@ -54,6 +54,8 @@ def find(run: RunDir, store: StateStore, say: Say) -> Look:
     found = look(run, store)
     for finding in found.findings:
         say(str(finding))
+    for payload in (found.state.payload if found.state else {}, found.settled.payload or {}):
+        run.record_once(payload.get("events", []))
     for bad, why in found.damaged:
         aside = run.archive / f"{bad.name}.damaged-{int(time.time())}"
         bad.rename(aside)
@@ -65,7 +67,7 @@ def find(run: RunDir, store: StateStore, say: Say) -> Look:
 
 
 def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: Say, runs_dir: Path) -> Parts:
-    """Everything `Loop` needs, at the step to go on from. The run's lock must be held.
+    """Everything `Loop` needs, at the step to go on from. The run's lock must be held, and no journal be left.
 
     Raises FirehoseError; the rows, checkpoints and state of a run that cannot be resumed are left as they were, but
     for a damaged checkpoint, which is moved to the archive.
@@ -122,20 +124,30 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
         "checkpoint": record.checkpoint_step,
     }
     digest, settled = record.config_sha256, found.settled
-    if store.read()[0] is None:
-        lineage, serial = settled.lineage, settled.serial + 1
-        store.create(first, config_sha256=digest, step=at.step, lineage=lineage, serial=serial)
-    else:
-        store.reserve(settled.serial)
-        if cleared or result.changed:  # what was decided here holds, however soon this process dies
-            store.commit(first, step=at.step, config_sha256=digest)
     messages = [*settled.messages, *lost]
     kind = "launch" if fresh else "resume"
-    record.event(kind, at.step, source=settled.source, platform=platform, messages=messages)
-    for event in result.events:
-        run.record({**event, "time": utc_now()})
-    if cleared:
-        record.event("clear-halt", at.step, halt=cleared)
+    events = [
+        {
+            "event": kind,
+            "step": at.step,
+            "source": settled.source,
+            "platform": platform,
+            "messages": messages,
+        },
+        *result.events,
+        *([{"event": "clear-halt", "step": at.step, "halt": cleared}] if cleared else []),
+    ]
+    exists = store.read()[0] is not None
+    store.reserve(settled.serial)
+    if exists and not cleared and not result.changed:
+        record.event(**events[0])
+    else:  # what was decided here holds, and is told, however soon this process dies
+        first["events"] = marked = record.marked(events)
+        if exists:
+            store.commit(first, step=at.step, config_sha256=digest)
+        else:
+            store.create(first, config_sha256=digest, step=at.step, lineage=settled.lineage)
+        run.record_once(marked)
 
     align, goal_loss = signals(config, corpus, goal, model, device, autocast)
     if align is not None and found.weights is not None:
@@ -175,7 +187,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
         position=at,
         flags=flags,
         device=device,
-        changed=result.changed and not fresh,
+        changed=not fresh and (result.changed or found.pivoted),
     )
 
 

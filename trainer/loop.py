@@ -203,7 +203,7 @@ class Loop:
         if verdict.kind != "halt":
             return False
         self.at.halt = {"step": step, "reason": verdict.reason}
-        self.parts.record.event("halt", step, reason=verdict.reason)
+        self.parts.record.decided("halt", step, reason=verdict.reason)
         self.display.note(
             f"HALTED by the coherence gate at step {step}: {verdict.reason}\n"
             f"  changed:  checkpoint and state of step {step} are written\n"

@@ -26,7 +26,7 @@ Generate = Callable[[str, int], Drawn]
 class Parts:
     """Everything a run is made of; `launch` builds it from a config, fresh or from a checkpoint.
 
-    changed: the launch reconciled something away or in, which is not in any checkpoint yet.
+    changed: arms, bounds or lineage are not those of any checkpoint yet.
     """
 
     config: Config

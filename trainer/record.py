@@ -134,6 +134,7 @@ class Record:
         self.held: dict[str, list[bytes]] = {name: [] for name in ROW_FILES}
         self.request: requests.Request | None = None
         self.envelope: Envelope | None = None
+        self.decisions: list[dict[str, Any]] = []
 
     # Rows, held until the next commit.
 
@@ -188,9 +189,18 @@ class Record:
         row = {"step": step, "loss": {name: finite(loss) for name, loss in sorted(losses.items())}}
         self.held["heldout"].append(encode_row(row))
 
-    def event(self, kind: str, step: int, **details: Any) -> None:
+    def event(self, event: str, step: int, **details: Any) -> None:
         """Append to the run's history, with the step it takes effect at."""
-        self.run.record({"event": kind, "step": step, "time": utc_now(), **details})
+        self.run.record({"event": event, "step": step, "time": utc_now(), **details})
+
+    def decided(self, event: str, step: int, **details: Any) -> None:
+        """An event that the next commit makes true; it is in the history once that commit is durable, and only then."""
+        self.decisions.append({"event": event, "step": step, **details})
+
+    def marked(self, events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Events as the next commit's payload holds them: with a time, and an id that keeps each from being told twice."""
+        serial, now = self.store.next_serial(), utc_now()
+        return [{**event, "time": now, "id": f"{serial}-{at}-{now}"} for at, event in enumerate(events)]
 
     # A commit.
 
@@ -226,7 +236,8 @@ class Record:
         """Make the state current, answer the request that led here, and say how the run ended if it did."""
         envelope = self.envelope or self._prepare(step, payload)
         self.store.write(envelope)
-        self.envelope = None
+        self.envelope, self.decisions = None, []
+        self.run.record_once(envelope.payload.get("events", []))
         if self.request is not None:
             done = "stopped" if ended is not None else "checkpoint written"
             with contextlib.suppress(FirehoseError):  # who asked then sees what the run does, not the answer
@@ -238,6 +249,8 @@ class Record:
 
     def _prepare(self, step: int, payload: dict[str, Any]) -> Envelope:
         whole = {**self.standing, **payload, "checkpoint": self.checkpoint_step}
+        if self.decisions:
+            whole["events"] = self.marked(self.decisions)
         return self.store.prepare(whole, step=step, config_sha256=self.config_sha256)
 
     # Requests and monitors.

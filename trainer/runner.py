@@ -20,6 +20,7 @@ from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes, write_atomic
 from curriculum.gate.coherence import score
 from curriculum.text import tokenizer as tokenizers
+from state import journal
 from state.lock import RunLock
 from state.run_dir import RunDir
 from state.store import StateStore
@@ -191,11 +192,16 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
         run.root.mkdir(parents=True, exist_ok=True)
     check_space(run.root)
     with RunLock(run.lock):
+        done = journal.redo(run)
+        if done is not None:
+            config = configs.load(config.path)  # it may be one of the files that were replaced
         before = run.process.read_bytes() if run.process.exists() else None
         run.begin(time.time())
         display = open_display(run.log)
         step, seconds, began = 0, {}, False
         try:
+            if done is not None:
+                display.note(f"finished what was begun and cut short: {done.what}")
             for warning in plan.warnings:
                 display.note(f"warning: {warning}")
             display.note(config_rules.decay_line(config))
