@@ -79,7 +79,6 @@ class Books:
             "difference_sum": self._estimator.difference_sum,
             "difference_weight": self._estimator.difference_weight,
             "last_reward": self._estimator.last_reward,
-            "last_step": self._estimator.last_step,
             "penalty_trace": self._trace.sums,
         }
         if config.drop_test:

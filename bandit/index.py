@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bandit.arms import BoolArray, FloatArray, IntArray, cells
+from bandit.arms import BoolArray, FloatArray, cells
 
 UNCREDITED_MEAN = 0.5
 PULL_MEMORY = 64
@@ -114,8 +114,8 @@ class Estimator:
 
     Columns, all (arms,): weight_sum S and reward_sum X, sums of g and g r that lose 1/64 (`pull_memory`) at each credit
     of the arm; difference_sum and difference_weight, the discounted squared successive differences halved, and their
-    weight; last_reward (NaN before the first) and last_step (0 before the first) of the last counted pull;
-    recent_mean, of the last 16 pulls or so. pool_sum and pool_weight: squared differences of all arms together.
+    weight; last_reward, of the last counted pull (NaN before the first); recent_mean, of the last 16 pulls or so.
+    pool_sum and pool_weight: squared differences of all arms together.
 
     live (arms,): the arms whose pulls the index's log counts. drop_test: whether an arm whose recent mean is
     well below its mean is taken to have changed: it keeps 8.5 pulls at the recent mean, the others 30 % of theirs. Only
@@ -146,7 +146,6 @@ class Estimator:
         self.difference_sum: FloatArray = np.zeros(arms)
         self.difference_weight: FloatArray = np.zeros(arms)
         self.last_reward: FloatArray = np.full(arms, np.nan)
-        self.last_step: IntArray = np.zeros(arms, dtype=np.int64)
         self.recent_mean: FloatArray = np.zeros(arms)
         self.pool_sum = 0.0
         self.pool_weight = 0.0
@@ -159,7 +158,6 @@ class Estimator:
         self._difference_sums = cells(self.difference_sum)
         self._difference_weights = cells(self.difference_weight)
         self._last_rewards = cells(self.last_reward)
-        self._last_steps = cells(self.last_step)
         self._recent_means = cells(self.recent_mean)
         self._means = cells(self._mean)
         self._owns = cells(self._own)
@@ -183,7 +181,6 @@ class Estimator:
             self.pool_sum = POOL_DECAY * self.pool_sum + difference
             self.pool_weight = POOL_DECAY * self.pool_weight + 1.0
         self._last_rewards[row] = reward
-        self._last_steps[row] = step
         self._outdated.add(row)
         if self.drop_test:
             pulls = total / weight

@@ -72,6 +72,8 @@ def expand(snapshot: Mapping[str, Any]) -> dict[str, Any]:
         keys = list(values)
         rows = (dict(zip(keys, row, strict=True)) for row in zip(*values.values(), strict=True))
         arms = dict(zip(names, rows, strict=True))
+        if len(arms) < len(names):
+            raise SnapshotMismatch("packed.names: a name stands twice")
         deals = [_span(span, values["id"]) for span in snapshot["deals"]]
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise SnapshotMismatch(f"packed: cannot be read: {error!r}") from None

@@ -1,10 +1,12 @@
-"""The envelope round a run's state: who wrote it, when, and a hash that tells a damaged payload from a valid one.
+"""The envelope round a run's state: who wrote it, when, and hashes that tell a damaged file from a valid one.
 
 A state file is one JSON object, keys sorted, indented by two, so that it diffs. Beside the fields of `Envelope`,
 the payload may hold `edits`: the changes operators made by command, in order, each
 `{"serial": n, "what": "set web.cap = 0.3", "changes": [{"path": ["bandit", "arms", "web", "cap"], "value": 0.3}]}`,
 where a change without `value` removes what stands at its path. A resume that must go back to a checkpoint's copy
 applies again those that came later (`state.settle`).
+
+Files of older versions are checked by what their version has and come back as `state.migrate` makes them.
 """
 
 import hashlib
@@ -19,8 +21,10 @@ from msgspec import Meta
 
 from curriculum.errors import Exit, FirehoseError
 from state.findings import FindingError, finding
+from state.migrate import upgrade
 
-FORMAT, VERSION = "firehose-state", 1
+FORMAT, VERSION = "firehose-state", 2
+NO_DIGEST = "0" * 64
 HOLDS_FLOATS = (float, dict, list, tuple)
 
 Lineage = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
@@ -43,7 +47,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     lineage: UUID, new at creation and at every pivot. serial: grows by at least 1 with every commit and never goes
     back, so it is the file's own clock; serials are compared only inside one lineage. step: the last step the payload
     knows of. written_at: UTC, RFC 3339. config_sha256: digest of the effective config. payload_sha256: SHA-256 of
-    `canonical(payload)`.
+    `canonical(payload)`. header_sha256: the same of all other fields, so that a changed serial, step or date is noticed.
     """
 
     lineage: Lineage
@@ -52,10 +56,27 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     written_at: str
     config_sha256: Digest
     payload_sha256: Digest
+    header_sha256: Digest
     payload: dict[str, Any]
     parent: Parent | None = None
     format: str = FORMAT
     version: int = VERSION
+
+
+class SealBroken(FindingError):
+    """F0002: the file is sound JSON of the right form, but not what was sealed.
+
+    differs: "payload", "header" or both; a payload alone is what an edit by hand leaves. `open_unsealed` reads the file.
+    """
+
+    def __init__(self, differs: tuple[str, ...], path: Path) -> None:
+        what = "neither the payload nor a field beside it is what was written"
+        if differs == ("payload",):
+            what = "the payload is not what was written: edited by hand, or damaged"
+        elif differs == ("header",):
+            what = "a field beside the payload is not what was written"
+        super().__init__(Exit.DAMAGED, finding("F0002", what), path=path)
+        self.differs = differs
 
 
 class DuplicateKey(ValueError):
@@ -148,16 +169,29 @@ def make(
             changed="nothing: the state before it is as it was",
         )
     text = canonical(payload)
-    return Envelope(
+    unsealed = Envelope(
         lineage=lineage,
         serial=serial,
         step=step,
         written_at=written_at,
         config_sha256=config_sha256,
         payload_sha256=hashlib.sha256(text).hexdigest(),
+        header_sha256=NO_DIGEST,
         payload=_decoded(text),
         parent=parent,
     )
+    return _with_header_hash(unsealed)
+
+
+def _header_sha256(body: dict[str, Any]) -> str:
+    """SHA-256 of a file's fields but the payload, whose own hash is among them, and this hash itself."""
+    header = {key: value for key, value in body.items() if key not in ("payload", "header_sha256")}
+    return hashlib.sha256(canonical(header)).hexdigest()
+
+
+def _with_header_hash(envelope: Envelope) -> Envelope:
+    fields = msgspec.structs.asdict(envelope)
+    return msgspec.structs.replace(envelope, header_sha256=_header_sha256(fields))
 
 
 def _decoded(text: bytes) -> dict[str, Any]:
@@ -180,50 +214,98 @@ def seal(envelope: Envelope) -> bytes:
 def open_envelope(data: bytes, path: Path) -> Envelope:
     """Check and read the bytes of a state file.
 
-    A bandit that was written packed (`bandit.packed`) comes back with its records.
-    Raises FindingError: F0001 unreadable, F0002 hash mismatch, F0008 non-finite value, F0011 duplicate key (all with
-    Exit.DAMAGED), F0012 newer schema (Exit.NEWER_SCHEMA). The file is never touched.
+    A bandit that was written packed (`bandit.packed`) comes back with its records; then, and where the file is of an
+    older version, the hashes are those of what comes back.
+    Raises FindingError: F0001 unreadable, F0002 hash mismatch (`SealBroken`), F0008 non-finite value, F0011 duplicate
+    key (all with Exit.DAMAGED), F0012 newer schema (Exit.NEWER_SCHEMA). The file is never touched.
     """
-    try:
-        body = json.loads(data.decode(), object_pairs_hook=_unique)
-    except DuplicateKey as error:
-        raise _damaged("F0011", str(error), path) from None
-    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, endless digits or brackets
-        raise _damaged("F0001", str(error), path) from None
-    return open_plain(body, path)
+    return open_plain(_parsed(data, path), path)
 
 
 def open_plain(body: Any, path: Path) -> Envelope:
     """As `open_envelope`, for an envelope that stands decoded inside another JSON file, as in a checkpoint's."""
+    return _checked(body, path, sealed=True)[0]
+
+
+def open_unsealed(data: bytes, path: Path) -> tuple[Envelope, tuple[str, ...]]:
+    """Read a state file whatever its hashes say: the envelope, with hashes that fit, and what differs from the sealed.
+
+    That is none, one or both of "payload" and "header". Every other check is made, and raises as in `open_envelope`.
+    """
+    return _checked(_parsed(data, path), path, sealed=False)
+
+
+def _parsed(data: bytes, path: Path) -> Any:
     try:
-        return _checked(body, path)
+        return json.loads(data.decode(), object_pairs_hook=_unique)
+    except DuplicateKey as error:
+        raise _damaged("F0011", str(error), path) from None
+    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, endless digits or brackets
+        raise _damaged("F0001", str(error), path) from None
+
+
+def _checked(body: Any, path: Path, *, sealed: bool) -> tuple[Envelope, tuple[str, ...]]:
+    try:
+        differs = _differs(body, path)
+        if differs and sealed:
+            raise SealBroken(differs, path)
+        return _current(body, anew=bool(differs)), differs
     except (ValueError, RecursionError) as error:  # a wrong type, endless brackets
         raise _damaged("F0001", str(error), path) from None
 
 
-def _checked(body: Any, path: Path) -> Envelope:
+def _differs(body: Any, path: Path) -> tuple[str, ...]:
+    """Check an envelope's form by its own version; which of its parts are not what its hashes say.
+
+    Raises ValueError and FindingError.
+    """
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise ValueError(f"not a state file: its format is not {FORMAT!r}")
     version = body.get("version")
-    if isinstance(version, int) and version > VERSION:
+    if type(version) is int and version > VERSION:
+        if _header_sha256({**body, "version": VERSION}) == body.get("header_sha256"):
+            return ("header",)  # sealed as this version: the number is what was changed
         raise FindingError(
             Exit.NEWER_SCHEMA,
             finding("F0012", f"version {version}; this program knows {VERSION}", fix="upgrade firehose"),
             path=path,
         )
-    if version != VERSION:
+    if type(version) is not int or version < 1:
         raise ValueError(f"version {version!r} was never written")
-    envelope = msgspec.convert(body, Envelope)
+    if version == 1 and "header_sha256" in body:
+        raise ValueError("version 1 has no header_sha256")
+    form = body if version > 1 else {**body, "header_sha256": NO_DIGEST}
+    envelope = msgspec.convert(form, Envelope)
     if where := non_finite(envelope.payload):
         raise _damaged("F0008", ".".join(where), path, arm_at(where, envelope.payload))
+    differs = []
     if hashlib.sha256(canonical(envelope.payload)).hexdigest() != envelope.payload_sha256:
-        raise _damaged("F0002", "the payload is not what was written: edited by hand, or damaged", path)
-    bandit = envelope.payload.get("bandit")
+        differs.append("payload")
+    if version > 1 and _header_sha256(body) != envelope.header_sha256:
+        differs.append("header")
+    return tuple(differs)
+
+
+def _current(body: dict[str, Any], *, anew: bool) -> Envelope:
+    """The envelope of a checked body, as this version has it, its bandit with records.
+
+    anew: whether its hashes must be worked out anew, as they must for anything that is not what was sealed.
+    """
+    if body["version"] > VERSION:
+        body = {**body, "version": VERSION}
+    if body["version"] < VERSION:
+        body, anew = {**upgrade(body, VERSION), "header_sha256": NO_DIGEST}, True
+    bandit = body["payload"].get("bandit")
     if isinstance(bandit, dict) and "packed" in bandit:
         from bandit.packed import expand  # here: numpy takes 0.1 s, paid only by states of thousands of arms
 
-        envelope.payload["bandit"] = expand(bandit)
-    return envelope
+        body = {**body, "payload": {**body["payload"], "bandit": expand(bandit)}}
+        anew = True
+    envelope = msgspec.convert(body, Envelope)
+    if not anew:
+        return envelope
+    digest = hashlib.sha256(canonical(envelope.payload)).hexdigest()
+    return _with_header_hash(msgspec.structs.replace(envelope, payload_sha256=digest))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

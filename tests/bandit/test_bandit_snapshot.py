@@ -269,3 +269,10 @@ def test_a_broken_column_is_named(column: str, data: str, words: str) -> None:
     del packed["packed"]["columns"]
     with pytest.raises(SnapshotMismatch, match="packed: cannot"):
         expand(packed)
+
+
+def test_a_name_that_stands_twice_in_a_packed_snapshot_is_named() -> None:
+    packed = Scheduler(config(), arms(3)).packed(text=True)
+    packed["packed"]["names"] = "source-0\nsource-0\nsource-2"
+    with pytest.raises(SnapshotMismatch, match="a name stands twice"):
+        expand(packed)

@@ -245,7 +245,7 @@ def test_a_restart_zeroes_credits_and_counts_and_keeps_lifetimes() -> None:
     scheduler.set_eligible(scheduler.arms.ids, restart=True)
     for name, record in scheduler.snapshot()["arms"].items():
         assert (record["credit"], record["served"], record["offered"]) == (0.0, 0, 0)
-        kept = ("pulls", "cursor", "mean", "reward_sum", "weight_sum", "last_step", "penalty_trace")
+        kept = ("pulls", "cursor", "mean", "reward_sum", "weight_sum", "penalty_trace")
         assert {key: record[key] for key in kept} == {key: before[name][key] for key in kept}
     drive(scheduler, 21, 25)
     assert sum(record["served"] for record in scheduler.snapshot()["arms"].values()) == 15

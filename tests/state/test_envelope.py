@@ -16,7 +16,7 @@ from bandit.arms import ArmSpec
 from bandit.scheduler import Scheduler, SchedulerConfig
 from curriculum.errors import Exit, FirehoseError
 from state import envelope
-from state.envelope import Parent, open_envelope, open_plain, seal
+from state.envelope import Parent, SealBroken, open_envelope, open_plain, open_unsealed, seal
 from state.findings import FindingError
 
 PATH = Path("demo.state.json")
@@ -34,10 +34,10 @@ def test_the_file_has_the_fields_of_the_contract_sorted_and_indented(
     data = seal(sealed(payload, parent=Parent("0" * 8 + "-0000" * 3 + "-" + "0" * 12, 3, 10)))
     body = json.loads(data)
     assert list(body) == [
-        *("config_sha256", "format", "lineage", "parent", "payload", "payload_sha256", "serial", "step"),
-        *("version", "written_at"),
+        *("config_sha256", "format", "header_sha256", "lineage", "parent", "payload", "payload_sha256"),
+        *("serial", "step", "version", "written_at"),
     ]
-    assert (body["format"], body["version"]) == ("firehose-state", 1)
+    assert (body["format"], body["version"]) == ("firehose-state", 2)
     lines = data.decode().splitlines()
     assert lines[1].startswith('  "config_sha256": ') and lines[-1] == "}" and data.endswith(b"}\n")
     assert list(body["payload"]) == sorted(body["payload"])
@@ -46,6 +46,9 @@ def test_the_file_has_the_fields_of_the_contract_sorted_and_indented(
     assert sum(line.strip().startswith('"cap": ') for line in lines) == len(body["payload"]["bandit"]["arms"])
     compact = msgspec.json.encode(payload, order="sorted")
     assert body["payload_sha256"] == hashlib.sha256(compact).hexdigest()
+    header = {key: body[key] for key in body if key not in ("payload", "header_sha256")}
+    compact = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    assert body["header_sha256"] == hashlib.sha256(compact).hexdigest()
     assert open_envelope(data, PATH).payload == payload
 
 
@@ -81,9 +84,15 @@ def test_an_envelope_does_not_follow_later_changes_of_the_payload(sealed: Any) -
         ('"cap": 1.3', '"cap": 1.3, "cap": 1.3', "F0011"),
         ('"cap": 1.3', '"cap" 1.3', "F0001"),
         ('"format": "firehose-state"', '"format": "other"', "F0001"),
-        ('"version": 1', '"version": 0', "F0001"),
-        ('"version": 1', '"version": true', "F0001"),
-        ('"version": 1', '"version": 1, "extra": 1', "F0001"),
+        ('"version": 2', '"version": 0', "F0001"),
+        ('"version": 2', '"version": 1', "F0001"),
+        ('"version": 2', '"version": true', "F0001"),
+        ('"version": 2', '"version": 2.0', "F0001"),
+        ('"version": 2', '"version": 3', "F0002"),
+        ('"version": 2', '"version": 2, "extra": 1', "F0001"),
+        ('"parent": null,', "", "F0002"),
+        ('"serial": 7', '"serial": 8', "F0002"),
+        ('"written_at": "2026', '"written_at": "2027', "F0002"),
         ('"serial": 7', '"serial": "7"', "F0001"),
         ('"serial": 7', '"serial": 0', "F0001"),
     ],
@@ -124,9 +133,54 @@ def test_bytes_that_are_no_json_at_all(sealed: Any) -> None:
 
 
 def test_a_newer_schema_is_refused_whatever_else_it_holds(sealed: Any) -> None:
-    data = seal(sealed()).replace(b'"version": 1', b'"version": 2, "unknown": []')
+    data = seal(sealed()).replace(b'"version": 2', b'"version": 3, "unknown": []')
     error = found(data)
     assert (error.finding.id, error.exit_code) == ("F0012", Exit.NEWER_SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("edits", "differs"),
+    [
+        ((), ()),
+        ((('"cap": 1.3', '"cap": 1.2'),), ("payload",)),
+        ((('"serial": 7', '"serial": 8'),), ("header",)),
+        ((('"version": 2', '"version": 9'),), ("header",)),
+        (
+            (('"cap": 1.3', '"cap": 1.2'), ('"step": 20,\n  "ver', '"step": 21,\n  "ver')),
+            ("payload", "header"),
+        ),
+    ],
+)
+def test_a_file_that_was_edited_can_be_read_and_says_what_differs(
+    sealed: Any, payload: dict[str, Any], edits: tuple[tuple[str, str], ...], differs: tuple[str, ...]
+) -> None:
+    text = seal(sealed(payload)).decode()
+    for old, new in edits:
+        assert old in text
+        text = text.replace(old, new, 1)
+    if differs:
+        error = found(text.encode())
+        assert isinstance(error, SealBroken) and error.differs == differs
+    read, differed = open_unsealed(text.encode(), PATH)
+    assert differed == differs
+    assert read.payload["bandit"]["arms"]["books"]["cap"] == (1.2 if "payload" in differs else 1.3)
+    assert open_envelope(seal(read), PATH) == read, "its hashes are those of what it is now"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "id"),
+    [
+        ('"cap": 1.3', '"cap": NaN', "F0008"),
+        ('"cap": 1.3', '"cap": 1.3, "cap": 1.2', "F0011"),
+        ('"serial": 7', '"serial": -7', "F0001"),
+        ('"version": 2', '"version": 3, "new": 1', "F0012"),
+    ],
+)
+def test_reading_without_the_seal_still_checks_the_rest(
+    sealed: Any, payload: dict[str, Any], old: str, new: str, id: str
+) -> None:
+    with pytest.raises(FindingError, match=id):
+        open_unsealed(seal(sealed(payload)).decode().replace(old, new, 1).encode(), PATH)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -191,7 +245,9 @@ def test_a_packed_bandit_comes_back_with_its_records(sealed: Any) -> None:
     scheduler.pick(1)
     made = sealed({"bandit": scheduler.packed(text=True)})
     assert "packed" in made.payload["bandit"]
-    assert open_envelope(seal(made), PATH).payload["bandit"] == scheduler.snapshot()
+    opened = open_envelope(seal(made), PATH)
+    assert opened.payload["bandit"] == scheduler.snapshot()
+    assert open_envelope(seal(opened), PATH) == opened
 
 
 def test_a_subclass_of_a_plain_type_is_written_as_its_plain_self(sealed: Any) -> None:

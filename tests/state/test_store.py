@@ -206,7 +206,7 @@ def test_no_valid_copy_is_an_error_with_a_way_out(store: StateStore) -> None:
 
 def test_a_newer_file_is_neither_passed_over_nor_written(store: StateStore) -> None:
     begin(store, 3)
-    newer = store.path.read_bytes().replace(b'"version": 1', b'"version": 2')
+    newer = store.path.read_bytes().replace(b'"version": 2', b'"version": 3, "more": true')
     store.path.write_bytes(newer)
     again = StateStore(store.path)
     for action in (again.read, lambda: commit(again, 3)):
