@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bandit.deal import Span
 from bandit.errors import SnapshotMismatch
+from bandit.snapshot import UNKNOWN_AT_FIRST
 
 # How a column is stored, by numpy's kind: flags in a byte, numbers in eight, little-endian.
 TYPES = {"b": "?", "i": "<i8", "f": "<f8"}
@@ -78,6 +79,19 @@ def expand(snapshot: Mapping[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise SnapshotMismatch(f"packed: cannot be read: {error!r}") from None
     return {"arms": arms, "deals": deals, **rest}
+
+
+def non_finite(snapshot: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Name of the first arm with a number that is not finite in a packed snapshot of text, and the field; or None."""
+    names, columns = snapshot["packed"]["names"], snapshot["packed"]["columns"]
+    names = names.split("\n") if isinstance(names, str) else names
+    for key, data in columns.items():
+        if key.startswith("f:") and isinstance(data, str):
+            column = np.frombuffer(base64.b64decode(data), dtype=TYPES["f"])
+            bad = np.isinf(column) if key[2:] in UNKNOWN_AT_FIRST else ~np.isfinite(column)
+            if bad.any():
+                return names[int(np.argmax(bad))], key[2:]
+    return None
 
 
 def _span(record: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:

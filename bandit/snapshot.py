@@ -68,12 +68,16 @@ class Record:
         return int(key)
 
 
+# Columns in which NaN stands for "none yet"; anywhere else it is an error that a writer must notice.
+UNKNOWN_AT_FIRST = ("last_reward", "mean")
+
+
 def dump_rows(columns: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, Any]]:
-    """The rows of named columns (arms,) as plain data; a NaN, which stands for "none yet", as None."""
+    """The rows of named columns (arms,) as plain data; a NaN of `UNKNOWN_AT_FIRST` as None."""
     keys, values = list(columns), []
-    for column in columns.values():
+    for key, column in columns.items():
         numbers: list[Any] = column.tolist()
-        if column.dtype == np.float64 and bool(np.isnan(column).any()):
+        if key in UNKNOWN_AT_FIRST:
             numbers = [None if number != number else number for number in numbers]
         values.append(numbers)
     return (dict(zip(keys, row, strict=True)) for row in zip(*values, strict=True))

@@ -9,10 +9,31 @@ import errno
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from curriculum.errors import Exit, FirehoseError
+
+# What to do about an error, where the system's word for it says it.
+NEXT = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room within the quota",
+    errno.EACCES: "fix the folder's rights",
+    errno.EPERM: "fix the folder's rights",
+    errno.EROFS: "mount the file system for writing",
+    errno.EBUSY: "mount the folder rather than the single file, which cannot be replaced as a mount point",
+    errno.EXDEV: "put the file and its folder on one file system",
+    errno.ELOOP: "remove the symbolic link that leads back to itself",
+    errno.EIO: "look into the system's log: the disk may be failing",
+    errno.ENOSYS: "use a file system that has what is missing here, such as a local disk",
+    errno.ENOLCK: "use a file system that has locks, such as a local disk",
+}
+# Answers to a hard link that mean that there are none here, or none to there.
+NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
+# Answers to the sync of a folder that mean that the file system has no such thing.
+NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
+READ_BACK = 1 << 20  # bytes compared at a time
 
 # Names that `write_atomic` gives its temporaries; the number is the writer's pid.
 TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
@@ -25,12 +46,13 @@ def failing_writes(path: Path, changed: str = "nothing") -> Iterator[None]:
         yield
     except OSError as error:
         code = errno.errorcode.get(error.errno or 0, "unknown error")
+        remedy = NEXT.get(error.errno or 0, "make room or fix the folder's rights")
         raise FirehoseError(
             Exit.WRITE_FAILED,
             f"cannot write {path.name}: {error.strerror or error} ({code})",
             path=path,
             changed=changed,
-            next="make room or fix the folder's rights, then run the same command again",
+            next=f"{remedy}, then run the same command again",
         ) from error
 
 
@@ -45,10 +67,17 @@ def write_all(descriptor: int, data: bytes, offset: int = 0) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names in a folder durable: fsync of a file does not persist its name."""
+    """Make names in a folder durable: fsync of a file does not persist its name.
+
+    Where the file system has no such thing, as some that are shared over a network, its own order is all there is, and
+    this does nothing; the sync of a file, which is what holds the data, is never passed over.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
@@ -56,17 +85,19 @@ def sync_folder(folder: Path) -> None:
 def write_atomic(path: Path, data: bytes, *, keep: Path | None = None, durable: bool = True) -> None:
     """Replace `path` by `data`, wholly or not at all. keep: name that the old content is kept under, by hard link.
 
+    A symbolic link is followed; the permissions of a file that is replaced are kept.
     durable=False leaves out the syncs: readers still never see half a file, but a power cut may lose it.
-    Raises FirehoseError(WRITE_FAILED); the old file is then intact and the temporary gone.
+    Raises FirehoseError(WRITE_FAILED); the old file is then intact and the temporary gone. A sync that failed is not
+    tried again: the system may have dropped what it could not write, and would then report success.
     """
-    if path.is_symlink():
-        path = path.resolve()  # replace what it points to, not the link
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     with failing_writes(path):
+        if path.is_symlink():
+            path = _target(path)  # replace what it points to, not the link
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
         try:
-            _write_verified(temporary, data, durable)
+            _write_verified(temporary, data, _mode(path), durable)
             if keep is not None and path.exists():
-                _link(path, keep)
+                _keep(path, keep)
             temporary.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -77,20 +108,50 @@ def write_atomic(path: Path, data: bytes, *, keep: Path | None = None, durable: 
             sync_folder(path.parent)
 
 
-def _write_verified(temporary: Path, data: bytes, durable: bool) -> None:
+def _target(link: Path) -> Path:
+    try:
+        return link.resolve()
+    except RuntimeError:  # Python below 3.13, of links that lead in a circle
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+
+
+def _mode(path: Path) -> int | None:
+    """Permissions of the file to be replaced; None where there is none."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def _write_verified(temporary: Path, data: bytes, mode: int | None, durable: bool) -> None:
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
+        if mode is not None:
+            os.fchmod(descriptor, mode)
         write_all(descriptor, data)
         if durable:
             os.fsync(descriptor)
-        if os.pread(descriptor, len(data) + 1, 0) != data:
+        if not _reads_back(descriptor, data):
             raise OSError(errno.EIO, f"the {len(data)} bytes written do not read back as they were")
     finally:
         os.close(descriptor)
 
 
-def _link(path: Path, keep: Path) -> None:
-    """Keep the file at `path` under a second name, durably. A name already taken by other content is not touched."""
+def _reads_back(descriptor: int, data: bytes) -> bool:
+    """Whether a file holds `data` and not a byte more."""
+    expected, at = memoryview(data), 0
+    while piece := os.pread(descriptor, READ_BACK, at):
+        if expected[at : at + len(piece)] != piece:
+            return False
+        at += len(piece)
+    return at == len(data)
+
+
+def _keep(path: Path, keep: Path) -> None:
+    """Keep the file at `path` under a second name, durably. A name already taken by other content is not touched.
+
+    A hard link, or a copy where there can be none: across file systems, and on those that have no links.
+    """
     keep.parent.mkdir(exist_ok=True)
     while True:
         try:
@@ -100,6 +161,11 @@ def _link(path: Path, keep: Path) -> None:
             if keep.samefile(path) or keep.read_bytes() == path.read_bytes():
                 break  # linked before, by a commit that was cut short after this point
             keep = keep.with_name(f"{keep.stem}-{os.urandom(2).hex()}{keep.suffix}")
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            write_atomic(keep, path.read_bytes())
+            return
     sync_folder(keep.parent)
 
 

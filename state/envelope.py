@@ -14,7 +14,7 @@ import json
 import math
 import uuid
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import msgspec
 from msgspec import Meta
@@ -131,6 +131,11 @@ def non_finite(value: Any, path: tuple[str, ...] = ()) -> tuple[str, ...] | None
     return None
 
 
+def is_packed(bandit: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a payload's bandit is in columns rather than records (`bandit.packed`)."""
+    return isinstance(bandit, dict) and "packed" in bandit
+
+
 def arm_at(path: tuple[str, ...], payload: dict[str, Any]) -> str | None:
     """Name of the arm that a path inside the payload belongs to: by its name, or by its id as reward records have it."""
     bandit = payload.get("bandit")
@@ -160,8 +165,17 @@ def make(
 
     Raises FindingError(WRITE_FAILED, F0008) naming field and arm where a number is not finite: JSON has no such number.
     """
-    if where := non_finite(payload):
-        field, arm = ".".join(where), arm_at(where, payload)
+    where, arm = non_finite(payload), None
+    if where:
+        arm = arm_at(where, payload)
+    elif is_packed(bandit := payload.get("bandit")):
+        from bandit.packed import non_finite as packed_non_finite  # here: numpy, as in `_current`
+
+        if bad := packed_non_finite(bandit):
+            arm, column = bad
+            where = ("bandit", "packed", column)
+    if where:
+        field = ".".join(where)
         raise FindingError(
             Exit.WRITE_FAILED,
             finding("F0008", f"{field} is not a finite number, so the state cannot be written", arm=arm),
@@ -295,8 +309,7 @@ def _current(body: dict[str, Any], *, anew: bool) -> Envelope:
         body = {**body, "version": VERSION}
     if body["version"] < VERSION:
         body, anew = {**upgrade(body, VERSION), "header_sha256": NO_DIGEST}, True
-    bandit = body["payload"].get("bandit")
-    if isinstance(bandit, dict) and "packed" in bandit:
+    if is_packed(bandit := body["payload"].get("bandit")):
         from bandit.packed import expand  # here: numpy takes 0.1 s, paid only by states of thousands of arms
 
         body = {**body, "payload": {**body["payload"], "bandit": expand(bandit)}}

@@ -4,6 +4,7 @@ The lock is `flock` on `NAME.lock` (reliability: A11), so it ends with its proce
 means nothing. `NAME.lock.json` names the holder, for messages only.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -57,7 +58,8 @@ class RunLock:
     def release(self) -> None:
         """Give the lock back, where this process has it."""
         if self._lock.is_locked:
-            self.holder_path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is for messages only; the lock must be given back
+                self.holder_path.unlink()
             self._lock.release()
 
     def holder(self) -> Process | None:

@@ -4,6 +4,7 @@ Written by `curriculum.files.write_atomic`; readers need no lock.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from state.findings import Finding, FindingError, finding
 from state.process import start_time
 
 KEPT = 10
+VERSIONS = ".state.json.d"  # how the name of a folder of versions ends
 
 
 def utc_now() -> str:
@@ -30,10 +32,11 @@ def utc_now() -> str:
 def sweep_temporaries(*folders: Path) -> list[Finding]:
     """Remove what writers that died left in these folders; only names of our own pattern, only of processes gone.
 
-    Called at launch, under the run's lock, before anything is written.
+    Called at launch, under the run's lock, before anything is written. Folders of versions inside these are looked into.
     """
     found = []
-    for path in sorted(path for folder in folders for path in folder.iterdir()):
+    inner = [path for folder in folders for path in folder.glob(f"*{VERSIONS}") if path.is_dir()]
+    for path in sorted(path for folder in (*folders, *inner) for path in folder.iterdir()):
         match = TEMPORARY.fullmatch(path.name)
         if match and (int(match[1]) == os.getpid() or start_time(int(match[1])) is None):
             with failing_writes(path):
@@ -68,7 +71,7 @@ class StateStore:
     def versions(self) -> list[tuple[int, Path]]:
         """(serial, path) of the kept versions, oldest first."""
         paths = self.folder.glob("*.json") if self.folder.is_dir() else ()
-        return sorted((int(path.stem), path) for path in paths if path.stem.isdigit())
+        return sorted((int(path.stem), path) for path in paths if path.stem.isdecimal())
 
     def read(self) -> tuple[Envelope | None, list[Finding]]:
         """The newest valid state, and what had to be passed over to find it; (None, []) where there never was one.
@@ -191,6 +194,9 @@ class StateStore:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno == errno.EIO:  # the disk lost it: as damaged as any other damage
+                message = f"the disk cannot read it: {error.strerror}"
+                raise FindingError(Exit.DAMAGED, finding("F0001", message), path=path) from error
             raise FirehoseError(
                 Exit.DAMAGED, f"cannot read {path.name}: {error.strerror}", path=path, next=f"ls -l {path}"
             ) from error
@@ -215,5 +221,8 @@ class StateStore:
             return None
         if not self._damaged:
             return self.folder / f"{self._current.serial}.json"
-        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        return self.folder / f"damaged-{digest[:12]}.json"
+        try:
+            name = hashlib.sha256(self.path.read_bytes()).hexdigest()[:12]
+        except OSError:  # it can be linked all the same
+            name = f"inode-{self._seen[0]:x}"
+        return self.folder / f"damaged-{name}.json"

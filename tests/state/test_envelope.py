@@ -202,6 +202,17 @@ def test_a_number_that_is_not_finite_is_refused_by_field_and_arm(
         assert caught.value.changed.startswith("nothing")
 
 
+@pytest.mark.parametrize("count", [3, 1001])
+def test_a_number_of_the_bandit_itself_is_refused_before_it_becomes_null(sealed: Any, count: int) -> None:
+    arms = [ArmSpec(f"source-{at}", at, windows=10) for at in range(1, count + 1)]
+    scheduler = Scheduler(SchedulerConfig(seed=1, grad_accum=2, windows_per_pull=1, delay=1), arms)
+    sealed({"bandit": scheduler.saved()})
+    scheduler._estimator.reward_sum[1] = math.nan
+    with pytest.raises(FindingError, match=r"F0008.*reward_sum") as caught:
+        sealed({"bandit": scheduler.saved()})
+    assert caught.value.arm == scheduler.arms.specs[1].name
+
+
 def test_a_key_that_json_would_turn_into_a_string_is_refused(sealed: Any) -> None:
     with pytest.raises(TypeError, match=r"key 3 at reward is not a string"):
         sealed({"reward": {3: 1.0}})

@@ -1,6 +1,7 @@
 """The lock: one process at a time, told who has it, freed by death, never kept by a fork."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -98,5 +99,49 @@ def test_a_holder_that_cannot_be_written_leaves_the_lock_free(
         patch.setattr(os, "pwrite", fail)
         with pytest.raises(FirehoseError, match="No space"):
             lock.acquire()
+    with RunLock(path):
+        assert path.exists()
+
+
+def test_a_forked_child_neither_has_the_lock_nor_gives_it_back(path: Path) -> None:
+    with RunLock(path) as lock:
+        child = os.fork()
+        if child == 0:
+            outcome = 1
+            try:
+                lock.release()  # as the end of a `with` block that the child leaves too
+                RunLock(path).acquire()
+            except FirehoseError as error:
+                outcome = 0 if error.exit_code is Exit.LOCKED else 2
+            finally:
+                os._exit(outcome)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        record = lock.holder()
+        assert record is not None and record.pid == os.getpid()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_told_and_gets_no_soft_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def missing(*args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.raises(FirehoseError, match=errno.errorcode[code]) as caught:
+        RunLock(path).acquire()
+    assert caught.value.exit_code is Exit.WRITE_FAILED and "local disk" in str(caught.value.next)
+
+
+def test_a_holder_file_that_cannot_go_does_not_keep_the_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    lock = RunLock(path).acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fail)
+        lock.release()
     with RunLock(path):
         assert path.exists()

@@ -246,6 +246,121 @@ def test_a_link_is_followed_not_replaced(store: StateStore, tmp_path: Path) -> N
     assert store.path.is_symlink() and target.read_text() == "new"
 
 
+def test_links_in_a_circle_are_a_failed_write(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(FirehoseError, match="ELOOP") as caught:
+        write_atomic(tmp_path / "a", b"new")
+    assert caught.value.exit_code is Exit.WRITE_FAILED
+
+
+def test_a_linked_state_keeps_its_versions_even_on_another_file_system(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = store.path.parent / "elsewhere"
+    elsewhere.mkdir()
+    store.path.symlink_to(elsewhere / "real.json")
+    begin(store)
+    before = store.path.read_bytes()
+
+    def far(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", far)
+    assert commit(store, 1) == 2
+    assert store.path.is_symlink() and [serial for serial, _ in store.versions()] == [1]
+    assert store.versions()[0][1].read_bytes() == before
+
+
+def test_permissions_are_kept(store: StateStore) -> None:
+    begin(store)
+    store.path.chmod(0o660)
+    commit(store, 1)
+    assert store.path.stat().st_mode & 0o777 == 0o660
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)]
+)
+def test_a_folder_without_sync_is_lived_with_and_one_that_fails_is_not(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch, code: int, refused: bool
+) -> None:
+    begin(store)
+    whole = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().is_dir():
+            raise OSError(code, os.strerror(code))
+        whole(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    if refused:
+        with pytest.raises(FirehoseError):
+            commit(store, 1)
+    else:
+        assert commit(store, 1) == 2
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_file_that_cannot_be_synced_is_not_believed_and_not_synced_again(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    begin(store)
+    before, calls = store.path.read_bytes(), []
+
+    def fail(descriptor: int) -> None:
+        calls.append(descriptor)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(FirehoseError):
+        commit(store, 1)
+    assert len(calls) == 1 and store.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("code", "word"), [(errno.EBUSY, "mount the folder"), (errno.EXDEV, "one file system")]
+)
+def test_a_rename_that_cannot_be_has_its_own_advice(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch, code: int, word: str
+) -> None:
+    begin(store)
+
+    def fail(*args: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(FirehoseError, match=errno.errorcode[code]) as caught:
+        commit(store, 1)
+    assert word in str(caught.value.next) and caught.value.changed.startswith("nothing")
+
+
+def test_a_state_the_disk_has_lost_gives_way_to_its_last_version(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(store, 3)
+    whole = Path.read_bytes
+
+    def lose(path: Path) -> bytes:
+        if path == store.path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lose)
+        again = StateStore(store.path)
+        current, findings = again.read()
+        assert current is not None and current.serial == 2 and [f.id for f in findings] == ["F0001"]
+        assert commit(again, 3) == 4
+    assert len(list(store.folder.glob("damaged-*.json"))) == 1
+
+
+def test_a_file_of_another_kind_of_number_among_the_versions_is_not_one(store: StateStore) -> None:
+    begin(store, 2)
+    (store.folder / "²3.json").touch()
+    assert [serial for serial, _ in store.versions()] == [1]
+
+
 def test_only_temporaries_of_the_dead_are_swept(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
@@ -255,12 +370,15 @@ def test_only_temporaries_of_the_dead_are_swept(tmp_path: Path) -> None:
     others = [f".demo.state.json.{os.getppid()}-0123abcd.tmp", "notes.tmp", f"x.{child}-0123abcd.tmp"]
     for name in ours + others:
         (tmp_path / name).touch()
-    (tmp_path / "archive").mkdir()
-    (tmp_path / "archive" / ours[0]).touch()
+    inner = [tmp_path / "archive", tmp_path / "demo.state.json.d"]
+    for folder in inner:
+        folder.mkdir()
+        (folder / ours[0]).touch()
     found = sweep_temporaries(tmp_path, tmp_path / "archive")
-    (tmp_path / "archive").rmdir()
+    for folder in inner:
+        folder.rmdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
-    assert [f.id for f in found] == ["F0015"] * 3 and all(
+    assert [f.id for f in found] == ["F0015"] * 4 and all(
         name in " ".join(f.message for f in found) for name in ours
     )
 
