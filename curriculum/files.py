@@ -148,25 +148,30 @@ def _reads_back(descriptor: int, data: bytes) -> bool:
 
 
 def _keep(path: Path, keep: Path) -> None:
-    """Keep the file at `path` under a second name, durably. A name already taken by other content is not touched.
-
-    A hard link, or a copy where there can be none: across file systems, and on those that have no links.
-    """
+    """Keep the file at `path` under a second name, durably. A name already taken by other content is not touched."""
     keep.parent.mkdir(exist_ok=True)
     while True:
         try:
-            keep.hardlink_to(path)
+            second_name(path, keep)
             break
         except FileExistsError:
             if keep.samefile(path) or keep.read_bytes() == path.read_bytes():
                 break  # linked before, by a commit that was cut short after this point
             keep = keep.with_name(f"{keep.stem}-{os.urandom(2).hex()}{keep.suffix}")
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            write_atomic(keep, path.read_bytes())
-            return
     sync_folder(keep.parent)
+
+
+def second_name(path: Path, name: Path) -> None:
+    """Give the file at `path` a second name: a hard link, or a copy where there are none. Raises OSError.
+
+    FileExistsError where the name is taken. The link is durable once its folder is synced.
+    """
+    try:
+        name.hardlink_to(path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        write_atomic(name, path.read_bytes())
 
 
 def sha256_file(path: Path) -> str:

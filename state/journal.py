@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import failing_writes, sha256_file, sync_folder, write_atomic
+from curriculum.files import failing_writes, second_name, sha256_file, sync_folder, write_atomic
 from state.process import start_time
 from state.run_dir import RunDir
 
@@ -176,7 +176,7 @@ class Transaction:
                 if operation.old is not None:
                     kept = stage / BEFORE / operation.target
                     kept.parent.mkdir(parents=True, exist_ok=True)
-                    kept.hardlink_to((self.run.root / operation.target).resolve())
+                    second_name((self.run.root / operation.target).resolve(), kept)
         stage.mkdir(exist_ok=True)
         write_atomic(stage / ENTRY, msgspec.json.format(msgspec.json.encode(entry), indent=1) + b"\n")
         for folder in [path for path in stage.rglob("*") if path.is_dir()]:
@@ -323,7 +323,7 @@ def _operate(run: RunDir, journal: Path, operation: Operation) -> None:
         source, target = run.root / operation.source, run.root / operation.target
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
-            target.hardlink_to(source)
+            second_name(source, target)
         sync_folder(target.parent)
     else:
         run.record_once([operation.event])
