@@ -1,6 +1,6 @@
 """What committing the state costs: latency of a commit of 200 KB, beside writers that promise less, and its share of a run.
 
-    python bench/commits.py [--commits 1000] [--kib 200] [--dir FOLDER] [--step-seconds 0.3] [--boundary-every 100]
+    python bench/state.py [--commits 1000] [--kib 200] [--dir FOLDER] [--step-seconds 0.3] [--boundary-every 100]
 
 Real files and real syncs in FOLDER (a temporary one unless given; which file system that is on is printed). The three
 writers take turns, so all meet the same noise. All make and seal the envelope ("no write" does no more); "in place" then rewrites the file and

@@ -19,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NoReturn
 
+from curriculum.errors import FirehoseError
 from state.lock import RunLock
 from state.store import StateStore, sweep_temporaries
 
@@ -134,7 +135,7 @@ class Contest:
             if self.acked[slot] < self.commits:
                 self.spawn(slot)
         elif status != 0:
-            self.report.wrong.append(f"worker {slot} ended with status {status}")
+            self.report.wrong.append(f"worker {slot} ended with {os.waitstatus_to_exitcode(status)}")
 
     def kill(self) -> None:
         """SIGKILL for a worker that has work left: the one that has the lock, half of the time."""
@@ -198,7 +199,11 @@ class Contest:
         report.commits = len(serials)
         if serials != sorted(set(serials)):
             says("serials were acknowledged twice, or out of order")
-        final, findings = StateStore(self.path).read()
+        try:
+            final, findings = StateStore(self.path).read()
+        except FirehoseError as error:
+            says(f"the state at the end: {error.message}")
+            return
         if final is None or findings:
             says(f"the state at the end: {findings}")
         else:
