@@ -66,6 +66,18 @@ def write_all(descriptor: int, data: bytes, offset: int = 0) -> None:
         rest, offset = rest[written:], offset + written
 
 
+def write_verified(descriptor: int, data: bytes, offset: int = 0, *, durable: bool = True) -> None:
+    """Write the end of a file from `offset` on, sync it and read it back: a disk may claim what it did not write.
+
+    Raises OSError. The descriptor must be open for reading too.
+    """
+    write_all(descriptor, data, offset)
+    if durable:
+        os.fsync(descriptor)
+    if not _reads_back(descriptor, data, offset):
+        raise OSError(errno.EIO, f"the {len(data)} bytes written do not read back as they were")
+
+
 def sync_folder(folder: Path) -> None:
     """Make names in a folder durable: fsync of a file does not persist its name.
 
@@ -95,7 +107,7 @@ def write_atomic(path: Path, data: bytes, *, keep: Path | None = None, durable: 
             path = _target(path)  # replace what it points to, not the link
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
         try:
-            _write_verified(temporary, data, _mode(path), durable)
+            _write_new(temporary, data, _mode(path), durable)
             if keep is not None and path.exists():
                 _keep(path, keep)
             temporary.replace(path)
@@ -123,24 +135,20 @@ def _mode(path: Path) -> int | None:
         return None
 
 
-def _write_verified(temporary: Path, data: bytes, mode: int | None, durable: bool) -> None:
+def _write_new(temporary: Path, data: bytes, mode: int | None, durable: bool) -> None:
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
         if mode is not None:
             os.fchmod(descriptor, mode)
-        write_all(descriptor, data)
-        if durable:
-            os.fsync(descriptor)
-        if not _reads_back(descriptor, data):
-            raise OSError(errno.EIO, f"the {len(data)} bytes written do not read back as they were")
+        write_verified(descriptor, data, durable=durable)
     finally:
         os.close(descriptor)
 
 
-def _reads_back(descriptor: int, data: bytes) -> bool:
-    """Whether a file holds `data` and not a byte more."""
+def _reads_back(descriptor: int, data: bytes, offset: int) -> bool:
+    """Whether a file holds `data` at `offset`, and not a byte more."""
     expected, at = memoryview(data), 0
-    while piece := os.pread(descriptor, READ_BACK, at):
+    while piece := os.pread(descriptor, READ_BACK, offset + at):
         if expected[at : at + len(piece)] != piece:
             return False
         at += len(piece)

@@ -9,6 +9,7 @@ often its run was cut.
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import failing_writes, sync_folder, write_all, write_atomic
+from curriculum.files import failing_writes, sync_folder, write_atomic, write_verified
 from state.findings import FindingError, finding
 
 HEAD, TAIL = b"[", b"\n]\n"
@@ -103,11 +104,9 @@ class RowFile:
                 if os.fstat(descriptor).st_size != before + len(TAIL):
                     raise _torn(self.path, "was changed by another process", self.mark)
                 try:
-                    write_all(descriptor, body + TAIL, before)
-                    os.fsync(descriptor)
+                    write_verified(descriptor, body + TAIL, before)
                 except OSError:
-                    os.ftruncate(descriptor, before)
-                    write_all(descriptor, TAIL, before)
+                    _shut(descriptor, before)
                     raise
             finally:
                 os.close(descriptor)
@@ -119,11 +118,16 @@ class RowFile:
         with failing_writes(self.path, "the rows are as they were"):
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
             try:
-                os.ftruncate(descriptor, self.mark.bytes)
-                write_all(descriptor, TAIL, self.mark.bytes)
-                os.fsync(descriptor)
+                _shut(descriptor, self.mark.bytes)
             finally:
                 os.close(descriptor)
+
+
+def _shut(descriptor: int, end: int) -> None:
+    """End a row file at `end` with its tail. Synced in between: a tail without the cut would stand amid old bytes."""
+    os.ftruncate(descriptor, end)
+    os.fsync(descriptor)
+    write_verified(descriptor, TAIL, end)
 
 
 def read_rows(path: Path) -> list[Any]:
@@ -143,6 +147,8 @@ def read_rows(path: Path) -> list[Any]:
             return whole
     except ValueError:
         pass  # torn, or being written at this moment: line by line
+    # No row holds a zero byte and nothing stands behind the closing bracket, unless a power cut left pieces of a commit.
+    data = re.split(rb"\0|(?<=\n\]\n)", data, maxsplit=1)[0]
     lines = [line for line in data.removeprefix(HEAD).split(b"\n") if line not in (b"", b"]")]
     rows = []
     for index, line in enumerate(lines):

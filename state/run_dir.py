@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import failing_writes, sync_folder, write_all, write_atomic
+from curriculum.files import failing_writes, sync_folder, write_atomic, write_verified
 from state.findings import FindingError, finding
 from state.process import Process, read_process, this_process
 
@@ -76,7 +76,7 @@ class RunDir:
     def record(self, event: dict[str, Any]) -> None:
         """Append one event to `history.jsonl`, durable when this returns. Raises FirehoseError(WRITE_FAILED).
 
-        What a write that was cut left on the last line was never acknowledged, and goes.
+        What a write that was cut left on the last line was never acknowledged, and goes: `_whole`.
         """
         line = (
             json.dumps(event, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
@@ -84,10 +84,9 @@ class RunDir:
         with failing_writes(self.history):
             descriptor = os.open(self.history, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
             try:
-                end = self.history.read_bytes().rfind(b"\n") + 1
+                end = _whole(self.history.read_bytes())
                 os.ftruncate(descriptor, end)
-                write_all(descriptor, line, end)
-                os.fsync(descriptor)
+                write_verified(descriptor, line, end)
             finally:
                 os.close(descriptor)
             if end == 0:
@@ -105,7 +104,8 @@ class RunDir:
         """The history, oldest first; a torn last line is passed over. Raises FindingError(DAMAGED) on any other."""
         if not self.history.exists():
             return []
-        *lines, _ = self.history.read_bytes().split(b"\n")
+        data = self.history.read_bytes()
+        *lines, _ = data[: _whole(data)].split(b"\n")
         events = []
         for number, line in enumerate(lines, start=1):
             try:
@@ -132,7 +132,8 @@ class RunDir:
         What was asked of an earlier process, or answered by it, goes.
         """
         for path in (self.request, self.answer):
-            path.unlink(missing_ok=True)
+            with failing_writes(path):
+                path.unlink(missing_ok=True)
         self._write_process({**msgspec.to_builtins(this_process(now)), "end": None})
 
     def end(self, how: str, *, exit_code: int, step: int, now: float) -> None:
@@ -170,6 +171,13 @@ class RunDir:
         if asked or (live and beat and live.get("stopping")):
             return Condition("stopping", True, process, age)
         return Condition("running" if beat else "starting", True, process, age)
+
+
+def _whole(history: bytes) -> int:
+    """Length of the lines that were written whole: without a last one that has no end, or a hole (a power cut's)."""
+    end = history.rfind(b"\n") + 1
+    last = history.rfind(b"\n", 0, max(0, end - 1)) + 1
+    return last if b"\0" in history[last:end] else end
 
 
 def record_id(process: Process) -> list[int]:

@@ -78,4 +78,4 @@ def complaint(outcome: Outcome, kind: str, at: int, looks: bool) -> str | None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(part("errnos", sweep, "errors", least=(600, 6000)))
+    raise SystemExit(part("errnos", sweep, "errors", least=(450, 5000)))

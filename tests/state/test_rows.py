@@ -156,6 +156,20 @@ def test_a_full_disk_leaves_the_rows_before(
     assert rows.append(loss_rows(3, 3)).rows == 3
 
 
+def test_a_disk_that_claims_more_than_it_wrote_is_not_believed(
+    path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = opened(path, archive)
+    mark = rows.append(loss_rows(1, 2))
+    before, whole = path.read_bytes(), os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda d, data, at: whole(d, data[: len(data) // 2], at) and len(data))
+        with pytest.raises(FirehoseError, match="do not read back") as caught:
+            rows.append(loss_rows(3, 4))
+    assert caught.value.exit_code is Exit.WRITE_FAILED and rows.mark == mark
+    assert opened(path, archive, mark).mark == mark and path.read_bytes() == before
+
+
 def test_a_commit_is_one_write_and_one_sync(
     path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +212,8 @@ def test_the_reader_passes_over_what_a_power_cut_left_at_the_end(path: Path) -> 
         bytes(600),
         b",\n" + bytes(600),
         b",\n[3,\xff",
+        b"\n]\n" + bytes(600) + b"5],\n[6,7]\n]\n",
+        b"\n]\n4,5],\n[6,7]\n]\n",
     ):
         path.write_bytes(b"[\n[1,2]" + rest)
         assert read_rows(path) == [[1, 2]]

@@ -170,3 +170,26 @@ def test_signal_bits_and_start_times_are_read_from_proc() -> None:
     assert Process(**{**msgspec.to_builtins(me), "start": me.start + 1}).alive() is False
     assert process.catches(os.getpid(), 2) and not process.catches(os.getpid(), 12)
     assert str(me.pid) in me.describe()
+
+
+def test_a_disk_that_claims_more_than_it_wrote_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, whole = RunDir(tmp_path), os.pwrite
+    run.record({"event": "launch"})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda d, data, at: whole(d, data[: len(data) // 2], at) and len(data))
+        with pytest.raises(FirehoseError, match="do not read back"):
+            run.record({"event": "pivot"})
+    assert run.events() == [{"event": "launch"}]
+    run.record({"event": "end"})
+    assert run.events() == [{"event": "launch"}, {"event": "end"}]
+
+
+def test_a_hole_in_the_last_event_is_what_a_power_cut_left_of_it(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.record({"event": "launch"})
+    run.history.write_bytes(run.history.read_bytes() + bytes(10) + b'pivot"}\n')
+    assert run.events() == [{"event": "launch"}]
+    run.record({"event": "end"})
+    assert run.events() == [{"event": "launch"}, {"event": "end"}]
