@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from curriculum.errors import Exit, FirehoseError
+from curriculum.files import unusable
 
 P = ParamSpec("P")
 REPORT = "run the same command again; if it fails again, report the traceback above"
@@ -25,6 +26,14 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def _told(error: FirehoseError, schema: str, json: bool) -> typer.Exit:
+    if json:
+        emit_json(schema, {"error": error.as_dict()})
+    else:
+        say(f"error: {error}")
+    return typer.Exit(int(error.exit_code))
+
+
 def command(schema: str) -> Callable[[Callable[P, int | None]], Callable[P, None]]:
     """Wrap a command: its return value is the exit code; a FirehoseError is shown, as JSON where `--json` was given.
 
@@ -37,16 +46,14 @@ def command(schema: str) -> Callable[[Callable[P, int | None]], Callable[P, None
             try:
                 code = function(*args, **kwargs)
             except FirehoseError as error:
-                if kwargs.get("json"):
-                    emit_json(schema, {"error": error.as_dict()})
-                else:
-                    say(f"error: {error}")
-                raise typer.Exit(int(error.exit_code)) from None
+                raise _told(error, schema, bool(kwargs.get("json"))) from None
             except BrokenPipeError:  # the reader of stdout has seen enough
                 raise typer.Exit(int(Exit.OK)) from None
             except typer.Exit:
                 raise
             except Exception as error:
+                if isinstance(error, OSError) and (named := unusable(error)):
+                    raise _told(named, schema, bool(kwargs.get("json"))) from None
                 traceback.print_exc()
                 if kwargs.get("json"):
                     message = f"unexpected: {type(error).__name__}: {error}"

@@ -56,6 +56,21 @@ def failing_writes(path: Path, changed: str = "nothing") -> Iterator[None]:
         ) from error
 
 
+def unusable(error: OSError) -> FirehoseError | None:
+    """What to say of an OSError that nothing closer to its file has named, as one of reading; None where it has no file."""
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return None
+    path = Path(os.fsdecode(error.filename))
+    code = errno.errorcode.get(error.errno or 0, "unknown error")
+    return FirehoseError(
+        Exit.DAMAGED,
+        f"cannot use {path.name}: {error.strerror or error} ({code})",
+        path=path,
+        changed="nothing that was not told before",
+        next=f"ls -ld {path}; then run the same command again",
+    )
+
+
 def write_all(descriptor: int, data: bytes, offset: int = 0) -> None:
     """Write all of `data` at `offset`. A system that claims to have written nothing, or too much, is an error."""
     rest = memoryview(data)

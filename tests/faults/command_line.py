@@ -33,7 +33,9 @@ def part(
     known = scenarios(short=asked.short)
     unknown = set(asked.names) - {scenario.name for scenario in known}
     if unknown:
-        parser.error(f"no scenario {', '.join(sorted(unknown))}; there are: {', '.join(s.name for s in known)}")
+        parser.error(
+            f"no scenario {', '.join(sorted(unknown))}; there are: {', '.join(s.name for s in known)}"
+        )
     began, rows = time.monotonic(), []
     for scenario in known:
         if (asked.names and scenario.name not in asked.names) or not choose(scenario):

@@ -10,8 +10,8 @@ from tests.faults.command_line import part
 from tests.faults.scenario import Row, Scenario, made, run, sound
 from tests.faults.trace import materialise, states
 
-BOUND = 300, 3000  # combinations looked at for one moment of a trace, short and full
-CUTS = 1, 3
+BOUND = 200, 5000  # combinations looked at for one moment of a trace, short and full
+CUTS = 1, 7
 
 
 def sweep(scenario: Scenario, folder: Path, *, short: bool) -> list[Row]:

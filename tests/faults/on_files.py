@@ -24,7 +24,13 @@ def nothing(root: Path) -> None:
 
 
 def no_temporaries(*folders: Path) -> None:
-    left = [path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.suffix == ".tmp"]
+    left = [
+        path.name
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if path.suffix == ".tmp"
+    ]
     assert not left, f"left behind: {left}"
 
 
@@ -80,6 +86,35 @@ def state_holds(root: Path, acks: list[Any], least: int = 0) -> None:
     continue_state(root)
     after, findings = the_store(root).read()
     assert after is not None and not findings and after.serial == serial + 1
+    no_temporaries(root, store.folder)
+
+
+def damage_state(root: Path) -> None:
+    """A state file of which the last half is gone, as no crash of ours leaves it."""
+    create_and_commit(root, lambda serial: None)
+    path = the_store(root).path
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def commit_once(root: Path, acknowledge: Acknowledge) -> None:
+    store = the_store(root)
+    current, _ = store.read()
+    assert current is not None
+    acknowledge(
+        store.commit(payload(current.step + 1), step=current.step + 1, config_sha256=CONFIG_SHA).serial
+    )
+
+
+def damage_is_over(root: Path, acks: list[Any]) -> None:
+    """The last version stands in for it until a commit has succeeded; the damaged bytes are kept."""
+    store = the_store(root)
+    current, findings = store.read()
+    assert current is not None and (findings or current.serial >= 5) and current.serial >= max([3, *acks])
+    assert current.payload == payload(current.step)
+    continue_state(root)
+    current, findings = the_store(root).read()
+    assert current is not None and not findings and current.serial >= 5
+    assert list(store.folder.glob("damaged-*.json")), "the damaged file is gone"
     no_temporaries(root, store.folder)
 
 
@@ -178,7 +213,9 @@ def replace_file(root: Path, acknowledge: Acknowledge) -> None:
 def file_holds(root: Path, acks: list[Any]) -> None:
     data = (root / "file").read_bytes()
     least = max([0, *acks])
-    assert data in [content(number) for number in range(least, 3)], f"not a content from {least} on: {data[:20]!r}"
+    assert data in [content(number) for number in range(least, 3)], (
+        f"not a content from {least} on: {data[:20]!r}"
+    )
     for number in range(3):
         kept = root / "kept" / str(number)
         if number < least or kept.exists():
@@ -260,9 +297,16 @@ def state_began(root: Path, acks: list[Any]) -> None:
 FILES = [
     Scenario("state: create, 3 commits", nothing, create_and_commit, state_holds, continue_state),
     Scenario("state: 2 commits", begin_state, commit_twice, state_began, continue_state),
+    Scenario("state: over a damaged file", damage_state, commit_once, damage_is_over, continue_state),
     Scenario("rows: append twice", begin_rows, append_rows, rows_hold),
     Scenario("rows: open after a crash", cut_rows, open_rows, cut_rows_hold),
     Scenario("history: 3 events", nothing, record_events, history_holds),
     Scenario("whole file, old ones kept", begin_file, replace_file, file_holds),
-    Scenario("run: begin, 3 boundaries", nothing, train_boundaries, boundary_holds, lambda root: [relaunch(root), None][1]),
+    Scenario(
+        "run: begin, 3 boundaries",
+        nothing,
+        train_boundaries,
+        boundary_holds,
+        lambda root: [relaunch(root), None][1],
+    ),
 ]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.errors import FirehoseError
+from curriculum.files import unusable
 from tests.faults.shim import Fault, Shim
 from tests.faults.trace import Recorder, Trace
 
@@ -98,7 +99,9 @@ def proved(rows: list[Row], least: int, what: str) -> int:
     if total < least:
         print(f"proved nothing: {total:,} {what}, {least:,} promised")
         return 1
-    print(f"{total:,} {what}; at least {least:,} promised; {len(failed)} of {len(rows)} lines bad\n", flush=True)
+    print(
+        f"{total:,} {what}; at least {least:,} promised; {len(failed)} of {len(rows)} lines bad\n", flush=True
+    )
     return 1 if failed else 0
 
 
@@ -162,7 +165,9 @@ def run(
     child = os.fork()
     if child == 0:
         ours.close()
-        _child(scenario, root, fault, shimmed or record or fault is not None, record, gate is not None, theirs)
+        _child(
+            scenario, root, fault, shimmed or record or fault is not None, record, gate is not None, theirs
+        )
     theirs.close()
     outcome = Outcome()
     with ours:
@@ -225,6 +230,11 @@ def _child(
         scenario.act(root, acknowledge)
     except FirehoseError as caught:
         error = {"kind": "FirehoseError", **caught.as_dict(), "code": int(caught.exit_code)}
+    except OSError as caught:  # as `console.command` does
+        named = unusable(caught)
+        error = {"kind": type(caught).__name__, "message": str(caught)}
+        if named is not None:
+            error = {"kind": "FirehoseError", **named.as_dict()}
     except BaseException as caught:
         where = "".join(traceback.format_tb(caught.__traceback__)[-3:])
         error = {"kind": type(caught).__name__, "message": str(caught), "where": where}
@@ -242,7 +252,9 @@ def sound(scenario: Scenario, root: Path, acks: list[Any]) -> str | None:
         if isinstance(error, KeyboardInterrupt):
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})".replace("\n", " ")
+        return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})".replace(
+            "\n", " "
+        )
     return None
 
 

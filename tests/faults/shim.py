@@ -6,6 +6,7 @@ forked child: nothing is put back. Only calls on files under `root` count. Wheth
 against the kernel's own account by `tests.faults.traced`.
 """
 
+import _pyio
 import builtins
 import errno
 import fcntl
@@ -18,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import _pyio
-
 from tests.faults.trace import Recorder
 
 CHANGES = (
@@ -30,7 +29,18 @@ LOOKS = ("look", "read", "pread", "stat", "lstat", "scandir", "listdir", "readli
 WRITES = ("write", "pwrite")
 # Which calls can come back with which error. A full disk does not stop a rename of a name that is there already, but
 # a folder that must grow for it does.
-TAKES_ROOM = ("open", *WRITES, "fsync", "fdatasync", "ftruncate", "rename", "replace", "link", "symlink", "mkdir")
+TAKES_ROOM = (
+    "open",
+    *WRITES,
+    "fsync",
+    "fdatasync",
+    "ftruncate",
+    "rename",
+    "replace",
+    "link",
+    "symlink",
+    "mkdir",
+)
 INTERRUPTED = ("open", *WRITES, "fsync", "fdatasync", "ftruncate", "flock", "look", "read", "pread")
 CAN_FAIL = {
     "EIO": (*CHANGES, *LOOKS),

@@ -156,9 +156,9 @@ def pending(ops: list[Op]) -> tuple[list[Op], list[Op]]:
     for op in reversed(ops):
         if isinstance(op, Sync):
             synced.add(op.node)
-        elif isinstance(op, Data) and op.node not in synced:
-            open_ops.append(op)
-        elif isinstance(op, Names) and not synced & {folder for folder, _, _ in op.entries}:
+        elif (isinstance(op, Data) and op.node not in synced) or (
+            isinstance(op, Names) and not synced & {folder for folder, _, _ in op.entries}
+        ):
             open_ops.append(op)
     return open_ops[::-1], done
 
@@ -229,8 +229,13 @@ def states(trace: Trace, *, cuts: int, bound: int, seed: int = 0) -> Iterator[tu
         options = [variants(op, cuts) for op in loose]
         for picked in _combinations(options, bound, draw):
             tree = build(trace, done, {id(op): kept for op, kept in zip(loose, picked, strict=True)})
-            key = hash((tuple(sorted((path, data) for path, (_, data) in tree.items() if data is not None)),
-                        tuple(sorted(path for path, (_, data) in tree.items() if data is None)), repr(acks)))
+            key = hash(
+                (
+                    tuple(sorted((path, data) for path, (_, data) in tree.items() if data is not None)),
+                    tuple(sorted(path for path, (_, data) in tree.items() if data is None)),
+                    repr(acks),
+                )
+            )
             if key not in seen:
                 seen.add(key)
                 yield tree, acks

@@ -15,11 +15,10 @@ Act = Callable[[Path, Acknowledge], None]
 
 
 def in_place(path: Path, data: bytes, *, keep: Path | None = None, durable: bool = True) -> None:
-    """Truncate and write, synced: most programs' way."""
+    """Truncate and write: most programs' way."""
     descriptor = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
     try:
         write_all(descriptor, data)
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
