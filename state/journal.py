@@ -313,15 +313,15 @@ def _operate(run: RunDir, journal: Path, operation: Operation) -> None:
         if target.exists() and sha256_file(target) == operation.sha256:
             sync_folder(target.parent)
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent, run.root)
         write_atomic(target, _whole(journal / AFTER / operation.target, operation.sha256))
     elif isinstance(operation, Aside):
-        _move(run.root / operation.target, journal / BEFORE / operation.target)
+        _move(run.root / operation.target, journal / BEFORE / operation.target, run.root)
     elif isinstance(operation, Bring):
-        _move(run.root / operation.source, run.root / operation.target)
+        _move(run.root / operation.source, run.root / operation.target, run.root)
     elif isinstance(operation, Keep):
         source, target = run.root / operation.source, run.root / operation.target
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent, run.root)
         if not target.exists():
             second_name(source, target)
         sync_folder(target.parent)
@@ -329,8 +329,15 @@ def _operate(run: RunDir, journal: Path, operation: Operation) -> None:
         run.record_once([operation.event])
 
 
-def _move(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _make_folder(folder: Path, root: Path) -> None:
+    """Make a folder of the run where it is missing, durably: what is moved into one that a power cut takes is lost."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for above in folder.relative_to(root).parents:
+        sync_folder(root / above)
+
+
+def _move(source: Path, target: Path, root: Path) -> None:
+    _make_folder(target.parent, root)
     if source.exists():
         source.rename(target)
     sync_folder(target.parent)

@@ -60,7 +60,10 @@ class RunLock:
         if self._lock.is_locked:
             with contextlib.suppress(OSError):  # it is for messages only; the lock must be given back
                 self.holder_path.unlink()
-            self._lock.release()
+            with contextlib.suppress(
+                OSError
+            ):  # the kernel takes it back when this process ends, at the latest
+                self._lock.release()
 
     def holder(self) -> Process | None:
         """Who took the lock last and did not give it back; whether that process lives is another question."""

@@ -96,6 +96,7 @@ class RunDir:
         """Append those of the events that the history does not have yet, by their `id`. Raises as `record` does."""
         with failing_writes(self.history):
             known = self.history.read_bytes() if self.history.exists() else b""
+        known = known[: _whole(known)]
         for event in events:
             if f'"id": {json.dumps(event["id"], ensure_ascii=False)}'.encode() not in known:
                 self.record(event)

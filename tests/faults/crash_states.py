@@ -27,7 +27,7 @@ def sweep(scenario: Scenario, folder: Path, *, short: bool) -> list[Row]:
         materialise(tree, work)
         row.injected += 1
         if wrong := sound(scenario, work, acks):
-            row.bad.append(f"{sorted(tree)} after {acks}: {wrong}")
+            row.bad.append(f"after {acks}: {wrong}; found {' '.join(sorted(tree))}")
         shutil.rmtree(work)
     return [row]
 

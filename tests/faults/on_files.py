@@ -277,7 +277,7 @@ def boundary_holds(root: Path, acks: list[Any]) -> None:
     if run.root.is_dir():
         run.events()
         run.condition(2.0)
-    run, store, rows, step = relaunch(root)
+    run, store, _, step = relaunch(root)
     assert step >= max([0, *acks]), f"goes on from step {step} after {acks} were acknowledged"
     for name in ROW_FILES:
         assert read_rows(getattr(run, name)) == [[n, n / 8] for n in range(1, step + 1)]

@@ -131,10 +131,10 @@ def copy(source: Path, target: Path) -> Path:
         for name in names:
             (inside / name).mkdir()
         for name in files:
-            path = os.path.join(folder, name)
-            inode = os.stat(path).st_ino  # noqa: PTH116  see `trace.materialise`
+            path = Path(folder, name)
+            inode = path.stat().st_ino
             if inode in first:
-                os.link(first[inode], inside / name)
+                (inside / name).hardlink_to(first[inode])
             else:
                 first[inode] = os.fspath(inside / name)
                 shutil.copyfile(path, inside / name)

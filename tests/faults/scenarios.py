@@ -1,10 +1,11 @@
 """The table of what is put under faults. One more: three lines in `scenarios`, with a `make`, an `act` and a `check`."""
 
 from tests.faults.on_files import FILES
+from tests.faults.on_runs import RUNS
 from tests.faults.scenario import Scenario
 from tests.faults.writers import BROKEN
 
 
 def scenarios(*, short: bool) -> list[Scenario]:
     """All of them, the writers that are wrong on purpose last. short: those of `make test`."""
-    return [*FILES, *BROKEN]
+    return [*FILES, *RUNS, *BROKEN]

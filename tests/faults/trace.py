@@ -180,7 +180,7 @@ def variants(op: Op, cuts: int) -> list[Op | None]:
 
 def build(trace: Trace, done: list[Op], chosen: dict[int, Op | None]) -> Tree:
     """The folder after `done`, where `chosen` (by id of the operation) says what became of those not durable."""
-    files = {node: data for node, data in trace.files.items()}
+    files = dict(trace.files)
     folders = {node: dict(entries) for node, entries in trace.folders.items()}
     for op in done:
         kept = chosen.get(id(op), op)
@@ -271,10 +271,10 @@ def materialise(tree: Tree, root: Path) -> None:
     for path, (node, data) in sorted(tree.items()):
         target = os.path.join(root, path)
         if data is None:
-            os.mkdir(target)  # noqa: PTH102  thousands of times: pathlib costs as much as the file system here
+            os.mkdir(target)
         elif node in first:
-            os.link(first[node], target)  # noqa: PTH  as above
+            os.link(first[node], target)
         else:
             first[node] = target
-            with open(target, "wb") as file:  # noqa: PTH123  as above
+            with open(target, "wb") as file:
                 file.write(data)
