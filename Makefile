@@ -59,6 +59,7 @@ pytest: install
 bench: install
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/memory.py
+	$(BIN)/python bench/state.py
 	$(if $(DATA),$(BIN)/python bench/twelve.py $(DATA))
 
 bench-reward: install
