@@ -1,10 +1,8 @@
 """The envelope round a run's state: who wrote it, when, and hashes that tell a damaged file from a valid one.
 
 A state file is one JSON object, keys sorted, indented by two, so that it diffs. Beside the fields of `Envelope`,
-the payload may hold `edits`: the changes operators made by command, in order, each
-`{"serial": n, "what": "set web.cap = 0.3", "changes": [{"path": ["bandit", "arms", "web", "cap"], "value": 0.3}]}`,
-where a change without `value` removes what stands at its path. A resume that must go back to a checkpoint's copy
-applies again those that came later (`state.settle`).
+the payload may hold `edits`: the changes operators made by command, in order (`state.edits`). A resume that must go
+back to a checkpoint's copy makes those that came later again (`state.settle`).
 
 Files of older versions are checked by what their version has and come back as `state.migrate` makes them.
 """

@@ -3,11 +3,13 @@
 One pure function on plain data, the same at launch and in every check. It keeps these promises about the payload:
 `bandit.arms` holds exactly arms that config and data allow; no ticket, dealt share or reward record names another one,
 so that nothing of a pruned arm is left in any total; and what was put aside stands in `pruned`, whole:
-`{name: {"record", "reward", "data", "reason", "step", "origin"}}`, until its source can be pulled again.
+`{name: {"record", "reward", "data", "reason", "step", "origin"}}`, until its source can be pulled again. An entry with
+`"removed": true` was taken out by an operator and comes back by command alone; one that was put aside before another
+of its name stands in that one's `earlier`.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +18,9 @@ from bandit.index import SMALLEST_SUM
 from state.findings import Finding, finding
 
 BOUNDS = ("cap", "floor", "min_share", "max_share")
+EDITED = (
+    "edited"  # in a payload: arms were edited by command, so the tickets are not what they were issued for
+)
 
 
 @dataclass(slots=True)
@@ -59,19 +64,28 @@ def reconcile(
     arms, pruned = bandit.setdefault("arms", {}), payload.setdefault("pruned", {})
     hashes = payload.setdefault("data", {})
     known = bool(arms or pruned)  # a first launch has nothing that could be new
+    for made in payload.pop(EDITED, []):
+        result.events.append({"event": "edit", "step": step, "edit": made})
+        result.changed = True
 
     for name in sorted(arms):
         if why := _why_not(name, sources, data):
-            _prune(result, name, why, step)
-    taken = {arm["id"] for arm in arms.values()} | {entry["record"]["id"] for entry in pruned.values()}
+            prune(payload, name, why, step)
+            fix = "nothing to do: its record is kept and comes back with the source"
+            event = {"event": "prune", "step": step, "reason": why}
+            result._note("F0003", name, f"{name!r} was put aside: {why}", fix=fix, event=event)
+    taken = {arm["id"] for arm in arms.values()}
+    taken |= {entry["record"]["id"] for top in pruned.values() for entry in put_aside(top)}
     for name in sorted(sources):
         if why := _missing(name, sources, data):
             fix = "build its data (firehose data build CONFIG), or set its cap to 0"
             result.findings.append(finding("F0004", f"{name!r} is configured, but {why}", arm=name, fix=fix))
         if _why_not(name, sources, data):
             continue
-        if name in pruned:
-            _restore(result, name, step)
+        if name in pruned and name not in arms and not pruned[name].get("removed"):
+            entry = restore(payload, name)
+            message = f"{name!r} is back with its record; it was put aside at step {entry['step']}: {entry['reason']}"
+            result._note("F0006", name, message, event={"event": "restore", "step": step})
         if name not in arms:
             result.ids[name] = new_id(name, taken)
             taken.add(result.ids[name])
@@ -113,40 +127,79 @@ def _why_not(
     return _missing(name, sources, data)
 
 
-def _prune(result: Reconciled, name: str, why: str, step: int) -> None:
-    """Put an arm aside with its record; take its tickets back, and every other trace of it out of the bandit."""
-    payload, bandit = result.payload, result.payload["bandit"]
+def put_aside(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """An entry of `pruned` and the earlier ones of its name, newest first."""
+    found: Mapping[str, Any] | None = entry
+    while found is not None:
+        yield found
+        found = found.get("earlier")
+
+
+def untrained(payload: Mapping[str, Any], identity: int, step: int) -> list[dict[str, Any]]:
+    """The open tickets of an arm that are not trained by a step."""
+    tickets = payload["bandit"].get("tickets", [])
+    return [ticket for ticket in tickets if ticket["arm"] == identity and ticket["step"] > step]
+
+
+def prune(
+    payload: dict[str, Any], name: str, why: str, step: int, *, removed: bool = False
+) -> dict[str, Any]:
+    """Put a live arm aside with its record, in place; take its tickets back, and every other trace out of the bandit.
+
+    Returns its entry in `pruned`. removed: whether it stays there until a command brings it back.
+    """
+    bandit = payload["bandit"]
     record = bandit["arms"].pop(name)
-    tickets = bandit.get("tickets", [])
-    own = [ticket for ticket in tickets if ticket["arm"] == record["id"]]
-    untrained = [ticket for ticket in own if ticket["step"] > step]
-    if untrained:
-        record["cursor"] = min(record["cursor"], *(ticket["window"] for ticket in untrained))
-        record["pulls"] -= len(untrained)
-    bandit["tickets"] = [ticket for ticket in tickets if ticket["arm"] != record["id"]]
+    identity = str(record["id"])
+    if waiting := untrained(payload, record["id"], step):
+        record["cursor"] = min(record["cursor"], *(ticket["window"] for ticket in waiting))
+        record["pulls"] -= len(waiting)
+    bandit["tickets"] = [ticket for ticket in bandit.get("tickets", []) if ticket["arm"] != record["id"]]
     for deal in bandit.get("deals", []):
-        deal["shares"].pop(str(record["id"]), None)
-    payload["pruned"][name] = {
-        "record": record,
-        "reward": payload.get("reward", {}).pop(str(record["id"]), None),
-        "data": payload["data"].pop(name, None),
-        "reason": why,
-        "step": step,
-        "origin": bandit.get("origin", 0),
-    }
-    fix = "nothing to do: its record is kept and comes back with the source"
-    event = {"event": "prune", "step": step, "reason": why}
-    result._note("F0003", name, f"{name!r} was put aside: {why}", fix=fix, event=event)
+        for shares in ("shares", "caps"):
+            deal.get(shares, {}).pop(identity, None)
+    if "ranking" in bandit:  # what an argmax worked out for the next few picks, this arm included
+        bandit["ranking"] |= {"left": 0, "singly": []}
+    lay_aside(
+        payload,
+        name,
+        {
+            "record": record,
+            "reward": payload.get("reward", {}).pop(identity, None),
+            "data": payload.setdefault("data", {}).pop(name, None),
+            "reason": why,
+            "step": step,
+            "origin": bandit.get("origin", 0),
+            **({"removed": True} if removed else {}),
+        },
+    )
+    entry: dict[str, Any] = payload["pruned"][name]
+    return entry
 
 
-def _restore(result: Reconciled, name: str, step: int) -> None:
-    """Bring an arm back with its record.
+def lay_aside(payload: dict[str, Any], name: str, entry: dict[str, Any]) -> None:
+    """Lay an entry on top of what `pruned` has of its name, in place."""
+    pruned = payload.setdefault("pruned", {})
+    earlier = {"earlier": pruned[name]} if name in pruned else {}
+    pruned[name] = {**entry, **earlier}
+
+
+def take_up(payload: dict[str, Any], name: str) -> dict[str, Any]:
+    """Take the newest entry of a name out of `pruned`, in place; the one before it is then the newest."""
+    entry = dict(payload["pruned"].pop(name))
+    if "earlier" in entry:
+        payload["pruned"][name] = entry.pop("earlier")
+    return entry
+
+
+def restore(payload: dict[str, Any], name: str) -> dict[str, Any]:
+    """Bring an arm back with its record, in place; returns the entry that it had in `pruned`. No live one may have its name.
 
     Its reward sums are weights relative to the bandit's origin. Where that has moved on meanwhile, they are scaled to
     count nothing beside any new pull: mean, noise and age stay, and the arm is soon tried again.
     """
-    payload, bandit = result.payload, result.payload["bandit"]
-    entry = payload["pruned"].pop(name)
+    bandit = payload["bandit"]
+    entry = take_up(payload, name)
     record = entry["record"]
     if entry["origin"] != bandit.get("origin", 0) and record["weight_sum"] > 0.0:
         scale = min(1.0, SMALLEST_SUM / record["weight_sum"])
@@ -156,9 +209,8 @@ def _restore(result: Reconciled, name: str, step: int) -> None:
     bandit["arms"][name] = record
     if entry["reward"] is not None:
         payload.setdefault("reward", {})[str(record["id"])] = entry["reward"]
-    payload["data"][name] = entry["data"]
-    message = f"{name!r} is back with its record; it was put aside at step {entry['step']}: {entry['reason']}"
-    result._note("F0006", name, message, event={"event": "restore", "step": step})
+    payload.setdefault("data", {})[name] = entry["data"]
+    return entry
 
 
 def _compare_data(result: Reconciled, name: str, data: Mapping[str, Any], step: int) -> None:

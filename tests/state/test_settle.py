@@ -15,11 +15,12 @@ OTHER = "11111111-2222-4333-8444-555555555555"
 
 def edit(serial: int, cap: float) -> dict[str, Any]:
     path = ["bandit", "arms", "web", "cap"]
-    return {"serial": serial, "what": f"set web.cap = {cap}", "changes": [{"path": path, "value": cap}]}
+    args = {"changes": [{"path": path, "value": cap}], "step": 60}
+    return {"serial": serial, "what": f"set web.cap = {cap}", "op": "set", "args": args}
 
 
 def body(cap: float = 1.3, *edits: dict[str, Any]) -> dict[str, Any]:
-    return {"bandit": {"arms": {"web": {"cap": cap}}}, "edits": list(edits)}
+    return {"bandit": {"arms": {"web": {"id": 7, "cap": cap}}}, "edits": list(edits)}
 
 
 def refused(state: Envelope, checkpoint: Envelope | None) -> FirehoseError:
@@ -55,12 +56,17 @@ def test_a_state_older_than_the_checkpoint_gives_way_unless_it_was_edited(sealed
 
 def test_a_state_that_went_on_gives_way_and_its_later_edits_are_made_again(sealed: Build) -> None:
     first, second = edit(5, 0.9), edit(9, 0.3)
-    removal = {"serial": 10, "what": "rm note", "changes": [{"path": ["note"]}]}
+    removal = {
+        "serial": 10,
+        "what": "rm note",
+        "op": "set",
+        "args": {"changes": [{"path": ["note"]}], "step": 60},
+    }
     checkpoint = sealed({**body(0.9, first), "note": 1}, step=20, serial=7)
     state = sealed(body(0.3, first, second, removal), step=60, serial=12)
     settled = settle(state, checkpoint, run="demo")
     assert (settled.source, settled.step, settled.serial) == ("checkpoint", 20, 12)
-    assert settled.payload == body(0.3, first, second, removal)
+    assert settled.payload == {**body(0.3, first, second, removal), "edited": [second]}
     assert "steps 21 to 60" in settled.messages[0]
     assert settled.messages[1:] == [
         "an operator's edit is made again: set web.cap = 0.3",
