@@ -160,8 +160,16 @@ def demo_command(
     return int(found["exit"])
 
 
-def mount() -> None:
-    """Mount the commands of the packages below; they import what they need when they run."""
+def mount(command: str | None = None) -> None:
+    """Mount the commands of the packages below; they import what they need when they run.
+
+    command: the one that is meant, where that is known; `state` comes alone, since the others import numpy.
+    """
+    from state.state_cli import state_app
+
+    app.add_typer(state_app, name="state", help="Inspect, check, edit and undo the state of a run.")
+    if command == "state":
+        return
     from curriculum import config_cli, data_cli, gate_cli, simulate_cli
 
     app.add_typer(data_cli.app, name="data", help="Build and list token files.")
@@ -180,5 +188,5 @@ def main() -> None:
         return
     quick = {found.name for found in run_commands.registered_commands}
     if len(sys.argv) < 2 or sys.argv[1] not in quick:  # monitors must not wait for imports they do not need
-        mount()
+        mount(sys.argv[1] if len(sys.argv) > 1 else None)
     app()
