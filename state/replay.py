@@ -19,6 +19,7 @@ from curriculum.arms import arm_spec, scheduler_config
 from curriculum.eligibility import Phase, phases
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.rule import shortfall
+from state import edits
 from state.envelope import Envelope
 from state.reconcile import reconcile
 from state.story import Launch, Story
@@ -81,6 +82,7 @@ class Replay:
         } | {
             name: {"sha256": entry["data"], "windows": entry["record"]["windows"], "missing": entry["reason"]}
             for name, entry in self.pruned.items()
+            if name not in records
         }
         self._restore(payload["bandit"], payload["reward"])
 
@@ -156,7 +158,9 @@ class Replay:
             self.tickets[step] = [self.scheduler.pick(step) for _ in picks]
             return
         self.aside = {
-            name: f"put aside at step {e['step']}: {e['reason']}" for name, e in self.pruned.items()
+            name: f"put aside at step {e['step']}: {e['reason']}"
+            for name, e in self.pruned.items()
+            if name not in self.ids
         }
         self.explained = [Explained(explain(self.scheduler, step), self.scheduler.pick(step)) for _ in picks]
         self.tickets[step] = [pick.ticket for pick in self.explained]
@@ -208,9 +212,22 @@ class Replay:
             self._reconcile(launch)
         return bool(found)
 
+    def _edit(self, payload: dict[str, Any], made: dict[str, Any]) -> None:
+        """Make an operator's edit, as far as it is of what the replay has."""
+        if made["op"] == "set":
+            changes = [change for change in made["args"]["changes"] if change["path"][0] in payload]
+            made = {**made, "args": {**made["args"], "changes": changes}}
+        try:
+            edits.apply(payload, made, self.step)
+        except FirehoseError as error:
+            raise NotFound(
+                self.step + 1, f"the edit {made['what']!r} cannot be made: {error.message}"
+            ) from error
+
     def _reconcile(self, launch: Launch) -> None:
+        made = [event["edit"] for event in launch.events if event["event"] == "edit"]
         for event in launch.events:
-            name, kind = event["arm"], event["event"]
+            name, kind = event.get("arm", ""), event["event"]
             if kind == "prune" and name in self.data:
                 self.data[name]["missing"] = event["reason"]
             elif kind == "restore":
@@ -236,6 +253,8 @@ class Replay:
             "pruned": self.pruned,
             "data": known,
         }
+        for edit in made:
+            self._edit(payload, edit)
         result = reconcile(configured(self.story.config), self.data, payload, step=self.step)
         self.ids, self.pruned = result.ids, result.payload["pruned"]
         for event in launch.events:

@@ -5,7 +5,7 @@ Read by `state.replay`, which makes the picks again from it. Nothing here is wri
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from curriculum.config import Config, ConfigFile
 from curriculum.errors import Exit, FirehoseError
 from state.envelope import Envelope, open_plain
 from state.findings import FindingError, finding
+from state.reconcile import put_aside
 from state.rows import EMPTY, Mark
 from state.run_dir import RunDir
 from state.store import StateStore
 
-RECONCILED = ("prune", "restore", "new", "data", "bounds")
+RECONCILED = ("prune", "restore", "new", "data", "bounds", "edit")
 
 
 @dataclass(slots=True)
@@ -59,14 +60,17 @@ class Story:
             for name, record in self.payload["bandit"]["arms"].items()
         }
         for name, entry in pruned.items():
-            record = entry["record"]
-            arms[name] = {"id": record["id"], "windows": record["windows"], "sha256": entry["data"]}
+            if name not in arms:
+                arms[name] = _arm(entry)
+        back: dict[str, dict[str, Any]] = {}
         for launch in reversed(self.launches):
             for event in reversed(launch.events):
                 if event["event"] == "new":
                     arms.pop(event["arm"], None)
                 elif event["event"] == "data" and event["arm"] in arms:
                     arms[event["arm"]] |= {"sha256": event["old"], "windows": event["windows"][0]}
+                elif event["event"] == "edit":
+                    _undo(event, arms, pruned, back)
         return {name: arm for name, arm in arms.items() if name in self.config.sources}
 
     def checkpoint(self, step: int) -> Envelope | None:
@@ -88,6 +92,26 @@ class Story:
             if row.get("step") != number:
                 raise torn(path, f"line {number + 1} should hold step {number}")
             yield row
+
+
+def _undo(
+    event: dict[str, Any], arms: dict[str, Any], pruned: dict[str, Any], back: dict[str, dict[str, Any]]
+) -> None:
+    """Undo an edit in the arms of a launch. back: those restored later, which an `rm` before it had taken out."""
+    name, op = event["edit"]["args"].get("arm"), event["edit"]["op"]
+    entries = put_aside(pruned[name]) if name in pruned else ()
+    then = next((_arm(entry) for entry in entries if entry["step"] == event["step"]), None)
+    if op == "restore" and name in arms:
+        back[name] = arms.pop(name)
+    if op == "rm" and then is None:
+        then = back.pop(name, None)
+    if op in ("rm", "restore") and then is not None:
+        arms[name] = then
+
+
+def _arm(entry: Mapping[str, Any]) -> dict[str, Any]:
+    record = entry["record"]
+    return {"id": record["id"], "windows": record["windows"], "sha256": entry["data"]}
 
 
 def read(run: RunDir) -> Story:
