@@ -30,7 +30,9 @@ RunOption = Annotated[str | None, typer.Option("--run", help="Name or folder of 
 DryRun = Annotated[
     bool, typer.Option("--dry-run", "-n", help="Print what would be done, and change nothing.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Do it where it is refused without this; see the page.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Do it where it is refused without this; docs/state.md says when.")
+]
 
 
 def example(text: str) -> dict[str, Any]:

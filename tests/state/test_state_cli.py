@@ -294,7 +294,7 @@ def test_what_is_not_there_is_an_error_that_says_what_next(words: list[str], her
     assert sorted(here.rglob("*")) == before
 
 
-@pytest.mark.parametrize("words", [["list"], ["show", "books"], ["diff", "checkpoint"], ["history"]])
+@pytest.mark.parametrize("words", [["show", "books"], ["history"]])
 def test_looking_imports_nothing_heavy(words: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['firehose', 'state', *{words}]\n"
@@ -306,7 +306,7 @@ def test_looking_imports_nothing_heavy(words: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0 and (done.stdout or "no difference" in done.stderr), done.stderr
+    assert done.returncode == 0 and done.stdout, done.stderr
 
 
 def test_a_file_is_only_read(here: Path) -> None:
