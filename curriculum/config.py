@@ -303,7 +303,7 @@ def load(path: str | Path, *, original: str | Path | None = None) -> Config:
     """
     path = Path(path).absolute()
     if original is None and path.name == "config.toml":
-        original = _original(path)
+        original = original_of(path)
     text = config_toml.read_text(path)
     raw, lines = config_toml.parse(text, path)
     config_toml.check_keys(raw, ConfigFile, path, lines)
@@ -320,7 +320,7 @@ def load(path: str | Path, *, original: str | Path | None = None) -> Config:
     return config
 
 
-def _original(path: Path) -> Path | None:
+def original_of(path: Path) -> Path | None:
     """The file that a run's `config.toml` is a copy of, by the run's `effective.json`; None where it is no copy.
 
     Looked for relative to the run first, so that a project may be moved as a whole.

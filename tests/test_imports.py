@@ -12,7 +12,16 @@ LAYERS = ["bandit", "curriculum", "state", "trainer"]
 # What each package may import beside the standard library, itself and the packages below it.
 ALLOWED = {
     "bandit": {"numpy", "scipy"},
-    "curriculum": {"numpy", "msgspec", "typer", "rich", "tokenizers", "english_words", "matplotlib"},
+    "curriculum": {
+        "numpy",
+        "msgspec",
+        "typer",
+        "rich",
+        "tokenizers",
+        "english_words",
+        "matplotlib",
+        "tomlkit",
+    },
     "state": {"msgspec", "filelock", "typer", "rich"},
     "trainer": {"numpy", "msgspec", "typer", "rich", "torch", "safetensors"},
 }

@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +11,9 @@ import typer
 
 from curriculum.console import command, emit_json, say
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import failing_writes
+from state import spawn
 from state.cli import RUNS, Json, RunsDir, choose, plain
 from state.cli import app as run_commands
-from state.run_dir import RunDir
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,8 +21,6 @@ app = typer.Typer(
     help="Train a language model from many text sources; a bandit picks the source of every micro-batch.",
 )
 app.add_typer(run_commands)
-
-DETACH_SECONDS = 30.0  # to wait for the first word of a detached run
 
 Name = Annotated[str | None, typer.Option("--name", help="Name of the run; the config's own by default.")]
 
@@ -81,33 +76,14 @@ def run_command(
 
 
 def _detach(root: Path, json: bool) -> int:
-    """Start the same command again as a process of its own, its output in the run's folder."""
-    with failing_writes(root):
-        root.mkdir(parents=True, exist_ok=True)
-    before = (
-        len((root / "detached.log").read_text(errors="replace")) if (root / "detached.log").exists() else 0
-    )
-    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
-    with (root / "detached.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + DETACH_SECONDS
-    while (RunDir(root).read_live() or {}).get("pid") != process.pid and time.monotonic() < deadline:
-        if process.poll() is not None:
-            said = (root / "detached.log").read_text(errors="replace")[before:]
-            (sys.stdout if json else sys.stderr).write(said)
-            return process.returncode
-        time.sleep(0.1)
+    """Start the same command again as a process of its own."""
+    started = spawn.detached(root, [argument for argument in sys.argv[1:] if argument != "--detach"])
+    if started.code is not None:
+        (sys.stdout if json else sys.stderr).write(started.said)
+        return started.code
     if json:
-        emit_json("run/1", {"run": root.name, "pid": process.pid, "log": str(root / "detached.log")})
-    say(
-        f"started as pid {process.pid}; firehose status {root} shows it, {root / 'detached.log'} its messages"
-    )
+        emit_json("run/1", {"run": root.name, "pid": started.pid, "log": str(started.log)})
+    say(f"started as pid {started.pid}; firehose status {root} shows it, {started.log} its messages")
     return Exit.OK
 
 
@@ -171,11 +147,13 @@ def mount(command: str | None = None) -> None:
     if command == "state":
         return
     from curriculum import config_cli, data_cli, gate_cli, simulate_cli
+    from state import polish_cli
 
     app.add_typer(data_cli.app, name="data", help="Build and list token files.")
     app.add_typer(config_cli.app, name="config", help="Check a config, print its schema.")
     app.add_typer(gate_cli.app, name="gate", help="Score texts as the coherence gate does.")
     app.add_typer(simulate_cli.app)
+    app.add_typer(polish_cli.polish_app, name="polish")
 
 
 def main() -> None:

@@ -275,6 +275,7 @@ def open_record(
             "pruned": result.payload["pruned"],
             "data": result.payload["data"],
             "edits": result.payload.get("edits", []),
+            "protected": result.payload.get("protected", []),
             "platform": platform,
         },
         meta={

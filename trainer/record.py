@@ -229,7 +229,8 @@ class Record:
             optimizer={**optim.state_tensors(optimizer, model), **(align.tensors() if align else {})},
             meta={**self.meta, "state": msgspec.to_builtins(self.envelope)},
         )
-        protect = set() if at.passing_checkpoint is None else {at.passing_checkpoint}
+        protect = set(self.standing.get("protected", []))  # what pivots began from
+        protect |= set() if at.passing_checkpoint is None else {at.passing_checkpoint}
         checkpoints.retain(self.run.checkpoints, last=self.keep_last, every=self.keep_every, protect=protect)
 
     def commit_state(self, step: int, payload: dict[str, Any], ended: Exit | None) -> None:
