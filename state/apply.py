@@ -204,11 +204,11 @@ def stop(run: RunDir, plan: Plan, timeout: float, say: Say, clock: Callable[[], 
 
 
 def _wait(run: RunDir, request: Request, timeout: float, clock: Callable[[], float]) -> None:
-    """Wait for a stop, looking every second whether it was withdrawn."""
+    """Wait for a stop, looking twice a second whether it was withdrawn."""
     deadline = clock() + timeout
     while True:
         try:
-            requests.wait(run, request, timeout=max(0.0, min(1.0, deadline - clock())), clock=clock)
+            requests.wait(run, request, timeout=max(0.0, min(0.5, deadline - clock())), clock=clock)
             return
         except FirehoseError as error:
             if error.exit_code is not Exit.TIMEOUT:

@@ -143,8 +143,10 @@ def notes(
         found.append(f"comes back: put aside at step {put_aside['step']:,}")
     record = at.payload.get("bandit", {}).get("arms", {}).get(name) or (put_aside or {}).get("record")
     info = corpus.sources.get(name)
-    if info is None:
+    if info is None and name in new.sources and not never_picked(new, name):
         found.append(f"no data: {corpus.missing.get(name, 'not built')}")
+    elif info is None:
+        return found
     elif record:
         left = max(0, info.windows - record["cursor"]) * new.model.block_size
         found.append(f"{record['cursor'] / max(1, info.windows):.2f} epochs read, {left:,} tokens unread")

@@ -57,7 +57,7 @@ def plan(body: dict[str, Any], saved: str | None) -> list[str]:
             lines += _wrap(f"{arm['name']}: {told}", "  ")
     for change in body["changes"]:
         if change["arm"] is None:
-            lines += _wrap(f"{change['field']}: {_value(change['old'])} -> {_value(change['new'])}")
+            lines += _wrap(f"{change['field']}: {_turned(change['old'], change['new'])}")
     lines += _consequences(body)
     for text in body["alarms"]:
         lines += _wrap(f"warning: {text}")
@@ -98,6 +98,16 @@ def _moved(change: tuple[Any, Any] | None, now: Any) -> str:
     if change is None:
         return "-" if now is None else f"{now:g}"
     return f"{_value(change[0])} -> {_value(change[1])}"
+
+
+def _turned(old: Any, new: Any) -> str:
+    """A change of one setting; of a list, what comes and goes."""
+    if isinstance(old, list) and isinstance(new, list):
+        moves = [f"+{item}" for item in new if item not in old] + [
+            f"-{item}" for item in old if item not in new
+        ]
+        return " ".join(moves) or "in another order"
+    return f"{_value(old)} -> {_value(new)}"
 
 
 def _value(value: Any) -> str:
@@ -215,14 +225,16 @@ def history(rows: list[dict[str, Any]]) -> list[str]:
         if row["changes"] and row["kind"] == "pivot":
             for change in row["changes"]:
                 key = change["field"] if change["arm"] is None else f"{change['arm']}.{change['field']}"
-                lines += _wrap(f"{key}: {_brief(change['old'])} -> {_brief(change['new'])}", "      ")
+                lines += _wrap(f"{key}: {_brief(change['old'], change['new'])}", "      ")
         if row["given_up"] is not None:
             lines.append(f"      {row['given_up']:,} steps given up")
     return lines
 
 
-def _brief(value: Any) -> str:
-    return "a source" if isinstance(value, dict) else _value(value)
+def _brief(old: Any, new: Any) -> str:
+    if isinstance(old, dict) or isinstance(new, dict):
+        return "added" if old is None else "taken out"
+    return _turned(old, new)
 
 
 def named(changes: list[dict[str, Any]]) -> str:
