@@ -92,8 +92,7 @@ def apply(
         "step": polish.current_state(run).step,
         "pid": None,
     }
-    if polish.draft(run).exists() and polish.draft(run).read_text() == plan.config:
-        polish.discard_draft(run)
+    _drop_draft(run, plan)
     if not resume:
         say(f"not resumed, as told; to go on: firehose run {run.config} --resume must")
         return outcome
@@ -249,4 +248,32 @@ def cancel(run: RunDir, now: float) -> Request:
 def _live(
     run: RunDir, plan: Plan, path: Path, timeout: float, say: Say, clock: Callable[[], float]
 ) -> dict[str, Any]:
-    raise NotImplementedError
+    """Have a living run take the plan's bounds at its next boundary; it makes the change itself."""
+    if polish.running(run, clock()) is None:
+        raise FirehoseError(
+            Exit.NOT_SIGNALABLE,
+            f"the run {run.name!r} does not run, so it cannot take bounds as it runs",
+            path=path,
+            next=f"plan without --live: firehose polish plan {run.root}",
+        )
+    send: Callable[..., Request] = requests.send
+    request = send(run, "bounds", now=clock(), config=plan.config, base=plan.pins.config, plan=plan.sha256)
+    say("requested and signalled; waiting for the boundary")
+    message = requests.wait(run, request, timeout=timeout, clock=clock)
+    say(message)
+    _drop_draft(run, plan)
+    state = polish.current_state(run)
+    return {
+        "run": run.name,
+        "kind": plan.kind,
+        "outcome": "applied",
+        "lineage": state.lineage,
+        "step": state.step,
+        "pid": request.target[0],
+    }
+
+
+def _drop_draft(run: RunDir, plan: Plan) -> None:
+    """The draft that a plan was made from is the run's config now."""
+    if polish.draft(run).exists() and polish.draft(run).read_text() == plan.config:
+        polish.discard_draft(run)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bandit.bounds import implied_intervals
 from curriculum import config as configs
 from curriculum import config_edit, config_rules
@@ -139,7 +141,7 @@ def notes(
         elif now <= was[0] + 0.02 * (was[1] - was[0]):
             found.append("was at its floor")
     put_aside = at.payload.get("pruned", {}).get(name)
-    if put_aside and name in new.sources and not never_picked(new, name):
+    if put_aside and not put_aside.get("removed") and name in new.sources and not never_picked(new, name):
         found.append(f"comes back: put aside at step {put_aside['step']:,}")
     record = at.payload.get("bandit", {}).get("arms", {}).get(name) or (put_aside or {}).get("record")
     info = corpus.sources.get(name)
@@ -226,6 +228,7 @@ def prepare(
         "phase": {"old": _phase(old, at.step), "new": _phase(new, at.step)},
         "drift": [item.as_dict() for item in drift(old, corpus, at, disables)],
         "alarms": [
+            *_moved(run, old, new),
             *begun.relaxed,
             *(found for found in config_rules.warnings(new) if found not in known),
         ],
@@ -239,6 +242,15 @@ def prepare(
         "stale": False,
     }
     return body, plan
+
+
+def _moved(run: RunDir, old: Config, new: Config) -> list[str]:
+    """Where the new config finds its data in another folder, though its words may be the same."""
+    was = msgspec.structs.replace(old, base=polish.origin(run).parent).resolve(old.data.dir)
+    now = new.resolve(new.data.dir)
+    return (
+        [] if was.resolve() == now.resolve() else [f"the data would be that of {now}, and was that of {was}"]
+    )
 
 
 def _ids(payload: dict[str, Any]) -> dict[str, int]:
