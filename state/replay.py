@@ -19,7 +19,7 @@ from curriculum.arms import arm_spec, scheduler_config
 from curriculum.eligibility import Phase, phases
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.rule import shortfall
-from state import edits
+from state import edits, live
 from state.envelope import Envelope
 from state.reconcile import reconcile
 from state.story import Launch, Story
@@ -46,12 +46,13 @@ class Explained:
 class Replay:
     """The bandit of a run at a step, brought forward by `run`.
 
-    start: the state of a checkpoint to begin from; None begins at the first launch. wanted: the step whose picks are
+    start: the state to begin from, of a checkpoint or of a pivot; None begins at the first launch. wanted: the step whose picks are
     kept, with their reasons, in `explained`. began: the step it begins after. found: picks that were the files'.
     """
 
     def __init__(self, story: Story, start: Envelope | None = None, *, wanted: int | None = None) -> None:
-        self.story, self.config, self.wanted = story, story.config, wanted
+        self.story, self.wanted = story, wanted
+        self.config = story.config_after(start.step if start else story.began)
         self.delay = self.config.train.feedback_delay
         self.phases: list[Phase] = phases(self.config)
         self.explained: list[Explained] = []
@@ -70,6 +71,8 @@ class Replay:
             self.reward = REWARDS[self.config.curriculum.reward](list(names), names)
         else:
             self._go_on_from(start.payload)
+            if start is story.origin:
+                self._rest()
         self.tickets = self._open_tickets()
 
     def _go_on_from(self, payload: dict[str, Any]) -> None:
@@ -209,6 +212,7 @@ class Replay:
         """Do what the launches after this step did, if any."""
         found = [launch for launch in self.story.launches if launch.step == self.step]
         for launch in found:
+            self.config = live.with_bounds(self.config, launch.bounds, "new")
             self._reconcile(launch)
         return bool(found)
 
@@ -255,15 +259,18 @@ class Replay:
         }
         for edit in made:
             self._edit(payload, edit)
-        result = reconcile(configured(self.story.config), self.data, payload, step=self.step)
+        result = reconcile(configured(self.config), self.data, payload, step=self.step)
         self.ids, self.pruned = result.ids, result.payload["pruned"]
         for event in launch.events:
             if event["event"] == "prune" and event["arm"] in self.pruned:
                 self.pruned[event["arm"]]["reason"] = event["reason"]  # in the words of the launch
         self._restore(result.payload["bandit"], result.payload["reward"])
+        self._rest()
+        self.tickets = self._open_tickets()
+
+    def _rest(self) -> None:
         self.scheduler.cancel_from(self.step + 1)
         self._open_phase([phase for phase in self.phases if phase.first_step <= self.step + 1][-1])
-        self.tickets = self._open_tickets()
 
 
 def explain_step(story: Story, step: int) -> Replay:
@@ -315,12 +322,12 @@ def begin(story: Story, at: int, *, wanted: int | None = None) -> Replay | None:
 
 
 def first(story: Story, *, wanted: int | None = None) -> Replay:
-    """A replay from the beginning: the first launch, or after a pivot the oldest checkpoint since.
+    """A replay from the beginning: the first launch, or a pivot; where its state is not kept, the oldest checkpoint since.
 
     Raises NotFound where none is there, or the picks of step `wanted` were made before it.
     """
-    if story.began == 0:
-        return Replay(story, wanted=wanted)
+    if story.began == 0 or story.origin is not None:
+        return Replay(story, story.origin, wanted=wanted)
     for at in sorted(at for at in story.checkpoints if at >= story.began):
         if wanted is not None and at + story.config.train.feedback_delay >= wanted:
             break

@@ -1,14 +1,18 @@
 """Asking a running trainer for something: a request file, a signal that says it is there, and the wait for the answer.
 
 The trainer reads the request at its next boundary, serves it and answers; a request is addressed to one process, so
-that one left behind by a crash never reaches the resumed run.
+that one left behind by a crash never reaches the resumed run. Who asks holds the run's mailbox from the look at what
+waits until the signal is delivered, and who serves holds it while the request goes: so a signal never comes without
+what it stands for, which would mean to stop.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,67 +23,136 @@ from curriculum.files import write_atomic
 from state.process import Process, catches
 from state.run_dir import RunDir, record_id
 
-Kind = Literal["checkpoint", "stop", "stop-now"]
+Kind = Literal["checkpoint", "stop", "stop-now", "bounds"]
 POLL = 0.1  # seconds between two looks for an answer
+MAILBOX_SECONDS = (
+    1.0  # that a trainer waits for somebody who is asking; a sender that hangs must not hold it up
+)
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked. target: pid and start time of the process it is meant for. time: seconds since 1970."""
+    """What is asked. target: pid and start time of the process it is meant for. time: seconds since 1970.
+
+    Of "bounds": config is the whole text of the new config, base the digest of the one it was made from, plan what
+    the history calls it.
+    """
 
     id: str
     kind: Kind
     target: list[int]
     time: float
+    config: str | None = None
+    base: str | None = None
+    plan: str | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a request: the step it was served at, and a sentence."""
+    """What came of a request: the step it was served at, and a sentence. refused: nothing of it was done."""
 
     id: str
     kind: Kind
     step: int
     message: str
+    refused: bool = False
+
+
+@contextlib.contextmanager
+def mailbox(run: RunDir, *, timeout: float) -> Iterator[None]:
+    """Hold a run's request and answer for a moment; after `timeout` seconds, and where there is no flock, go on without."""
+    try:
+        descriptor = os.open(run.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(0.002)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def pending(run: RunDir) -> Request | None:
-    """The request that waits for the process now running, or None.
+    """The request that waits for the process now running, or None; one that is answered waits no more.
 
     A file that cannot be read is no request: the trainer then goes by the signal alone.
     """
     request = _read(run.request, Request)
     record = _read(run.process, Process)
-    return request if request and record and request.target == record_id(record) else None
+    if not request or not record or request.target != record_id(record):
+        return None
+    answer = _read(run.answer, Answer)
+    return None if answer and answer.id == request.id else request
 
 
-def serve(run: RunDir, request: Request, *, step: int, message: str) -> None:
+def serve(run: RunDir, request: Request, *, step: int, message: str, refused: bool = False) -> None:
     """Answer a request and take it away; the trainer calls it once what was asked is durable."""
-    answer = Answer(id=request.id, kind=request.kind, step=step, message=message)
-    write_atomic(run.answer, msgspec.json.encode(answer))
-    current = _read(run.request, Request)
-    if current and current.id == request.id:
-        run.request.unlink(missing_ok=True)
+    answer = Answer(id=request.id, kind=request.kind, step=step, message=message, refused=refused)
+    with mailbox(run, timeout=MAILBOX_SECONDS):
+        write_atomic(run.answer, msgspec.json.encode(answer))
+        current = _read(run.request, Request)
+        if current and current.id == request.id:
+            run.request.unlink(missing_ok=True)
 
 
-def send(run: RunDir, kind: Kind, *, now: float) -> Request:
-    """Ask the run's process: write the request, then signal. A stop outranks a checkpoint that is still waiting.
+def send(
+    run: RunDir,
+    kind: Kind,
+    *,
+    now: float,
+    config: str | None = None,
+    base: str | None = None,
+    plan: str | None = None,
+) -> Request:
+    """Ask the run's process: write the request, then signal. A stop outranks whatever else is still waiting.
 
-    Raises FirehoseError(NOT_SIGNALABLE), changing nothing, where no process runs, it is another one than recorded,
-    it runs elsewhere, or it has no handler yet for a signal that would kill it.
+    Who asks for the same as what waits, or for a checkpoint while a stop waits, shares that request. config, base,
+    plan: of "bounds", see `Request`. Raises FirehoseError(NOT_SIGNALABLE), changing nothing, where no process runs, it
+    is another one than recorded, it runs elsewhere, or it has no handler yet for a signal that would kill it; and where
+    something else waits that this must not replace.
     """
-    process = signalable(run, kind, now)
-    waiting = pending(run)
-    if waiting and (waiting.kind == kind or kind == "checkpoint"):
-        request = waiting
-    else:
-        request = Request(id=os.urandom(8).hex(), kind=kind, target=record_id(process), time=now)
-    # One that waits is written again: had it been served since it was read, the signal alone would mean to stop.
-    write_atomic(run.request, msgspec.json.encode(request))
-    try:
-        _signal(run, process, _number(kind))
-    except FirehoseError:
-        run.request.unlink(missing_ok=True)
-        raise
+    with mailbox(run, timeout=10 * MAILBOX_SECONDS):
+        process = signalable(run, kind, now)
+        waiting = pending(run)
+        request = Request(
+            id=os.urandom(8).hex(),
+            kind=kind,
+            target=record_id(process),
+            time=now,
+            config=config,
+            base=base,
+            plan=plan,
+        )
+        if waiting and _shares(request, waiting):
+            request = waiting
+        elif waiting and kind in ("checkpoint", "bounds"):
+            raise _refused(
+                run, f"another request ({waiting.kind}) waits to be served", "the same again in a moment"
+            )
+        else:
+            write_atomic(run.request, msgspec.json.encode(request))
+        try:
+            _signal(run, process, _number(kind))
+        except FirehoseError:
+            run.request.unlink(missing_ok=True)
+            raise
     return request
+
+
+def _shares(request: Request, waiting: Request) -> bool:
+    """Whether what waits is what is asked for."""
+    if request.kind == "bounds":
+        return waiting.kind == "bounds" and (waiting.config, waiting.base) == (request.config, request.base)
+    return waiting.kind == request.kind or (request.kind == "checkpoint" and waiting.kind.startswith("stop"))
 
 
 def signalable(run: RunDir, kind: Kind, now: float) -> Process:
@@ -110,7 +183,8 @@ def wait(
 ) -> str:
     """Wait until a request is served, and give back what came of it: the answer's sentence, for a stop once it ended.
 
-    Raises FirehoseError: TIMEOUT, the request then still waiting; UNEXPECTED where the run died without serving it.
+    Raises FirehoseError: TIMEOUT, the request then still waiting; UNEXPECTED where the run died without serving it;
+    REFUSED where new bounds were not taken, with the trainer's reason.
     """
     deadline = clock() + timeout
     while True:
@@ -118,13 +192,21 @@ def wait(
         answer = _read(run.answer, Answer)
         served = answer if answer and answer.id == request.id else None
         ended = not condition.alive or (condition.process and record_id(condition.process) != request.target)
-        if ended or (served and request.kind == "checkpoint"):
+        if ended or (served and not request.kind.startswith("stop")):
             if served is None and condition.state == "crashed":
                 raise FirehoseError(
                     Exit.UNEXPECTED,
                     f"the run {run.name!r} died before it served the request",
                     path=run.log,
                     next=f"firehose run {run.config} --resume must",
+                )
+            if request.kind == "bounds" and (served is None or served.refused):
+                why = served.message if served else f"the run is {condition.state}; it ended before"
+                raise FirehoseError(
+                    Exit.REFUSED,
+                    f"the new bounds were not taken: {why}",
+                    path=run.config,
+                    next=f"firehose status {run.root}",
                 )
             return served.message if served else f"the run is {condition.state}"
         if clock() >= deadline:

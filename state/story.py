@@ -14,22 +14,31 @@ import msgspec
 
 from curriculum.config import Config, ConfigFile
 from curriculum.errors import Exit, FirehoseError
-from state.envelope import Envelope, open_plain
+from state import journal, live
+from state.envelope import Envelope, open_envelope, open_plain
 from state.findings import FindingError, finding
 from state.reconcile import put_aside
 from state.rows import EMPTY, Mark
 from state.run_dir import RunDir
 from state.store import StateStore
 
+Changes = dict[str, dict[str, dict[str, Any]]]  # as `state.live.changes` makes them
+
+BEGINNINGS = ("polish", "fork")  # kinds of changes that begin a lineage
 RECONCILED = ("prune", "restore", "new", "data", "bounds", "edit")
 
 
 @dataclass(slots=True)
 class Launch:
-    """A launch that found arms, data or bounds other than the state knew: after `step` the bandit went on with these."""
+    """A launch that found arms, data or bounds other than the state knew: after `step` the bandit went on with these.
+
+    So does a change of bounds in mid-run. bounds: what the config's bounds were before and are from here on, as
+    `state.live.changes` has them; empty where the config stayed the same.
+    """
 
     step: int
     events: list[dict[str, Any]] = field(default_factory=list)
+    bounds: Changes = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -37,7 +46,7 @@ class Story:
     """One consistent history of a run, from its files.
 
     last: the last step whose losses are committed. began: the last step before this story, above 0 after a pivot.
-    payload: of the newest state. launches: those that changed something and still stand, in order. notes: for the
+    origin: the first state of a story that began at a pivot, None where it is not kept. payload: of the newest state. launches: those that changed something and still stand, in order. notes: for the
     person at the terminal.
     """
 
@@ -51,6 +60,15 @@ class Story:
     samples: dict[int, dict[str, Any]]
     checkpoints: dict[int, Path]
     notes: list[str]
+    origin: Envelope | None = None
+
+    def config_after(self, step: int) -> Config:
+        """The config in force at the end of a step, before anything that was changed there."""
+        config = self.config
+        for launch in reversed(self.launches):
+            if launch.step >= step and launch.bounds:
+                config = live.with_bounds(config, launch.bounds, "old")
+        return config
 
     def first_arms(self) -> dict[str, dict[str, Any]]:
         """Name to {id, windows, sha256} of the arms of the first launch: today's, with what changed undone."""
@@ -132,6 +150,7 @@ def read(run: RunDir) -> Story:
             path=run.state,
             next=f"firehose run {run.config} makes it again from the newest checkpoint",
         )
+    origin, pivot = first_state(run, envelope)
     samples = [
         decode(line, run.samples, number)
         for number, line in enumerate(committed(run.samples, envelope.payload, "samples"), start=1)
@@ -143,11 +162,27 @@ def read(run: RunDir) -> Story:
         last=envelope.step,
         began=envelope.parent.step if envelope.parent else 0,
         payload=envelope.payload,
-        launches=launches(run.events()),
+        launches=launches(run.events(), pivot),
         samples={sample["step"]: sample for sample in samples},
         checkpoints=checkpoints,
         notes=notes,
+        origin=origin,
     )
+
+
+def first_state(run: RunDir, newest: Envelope) -> tuple[Envelope | None, str | None]:
+    """The state that a lineage with a parent began with, and the name of the change that put it there; None unless kept."""
+    if newest.parent is None:
+        return None, None
+    for entry in reversed(journal.entries(run)):
+        path = journal.folder(run, entry) / journal.AFTER / run.state.name
+        try:
+            found = open_envelope(path.read_bytes(), path)
+        except (OSError, FirehoseError):
+            continue
+        if found.lineage == newest.lineage and found.step == newest.parent.step and entry.kind in BEGINNINGS:
+            return found, entry.name
+    return None, None
 
 
 def read_config(run: RunDir) -> Config:
@@ -166,24 +201,42 @@ def read_config(run: RunDir) -> Config:
     return Config(**fields, path=run.config, base=run.root)
 
 
-def launches(events: list[dict[str, Any]]) -> list[Launch]:
-    """The launches that changed something and still stand, in order.
+def launches(events: list[dict[str, Any]], pivot: str | None = None) -> list[Launch]:
+    """The launches, and changes in mid-run, that changed something and still stand, in order.
 
     History is not cut back where a crash sent the run back to an earlier step: what happened after that step did not
-    happen, and neither did what was decided at it where the checkpoint's own copy of the state was used.
+    happen, and neither did what was decided at it where the checkpoint's own copy of the state was used. A config that
+    was changed stays changed all the same: it is then in force from that earlier step on. pivot: the change that the
+    story begins with; what was before it is another story.
     """
     standing: list[Launch] = []
+    undone = {event.get("undoes") for event in events if event.get("event") == "undo"}
     for event in events:
         kind, step = event.get("event"), event.get("step", 0)
-        if kind == "launch":
+        if event.get("transaction") in undone and kind in ("live", *RECONCILED):
+            continue
+        if kind == "launch" or (pivot is not None and event.get("transaction") == pivot):
             standing = []
-        elif kind == "resume":
+        elif kind in ("resume", "live"):
             again = event.get("source") == "checkpoint"
-            standing = [found for found in standing if found.step < step + (not again)]
-            standing.append(Launch(step))
+            gone = [found for found in standing if found.step >= step + (not again)]
+            standing = standing[: len(standing) - len(gone)]
+            changed = [*(found.bounds for found in gone), event.get("changes", {})]
+            standing.append(Launch(step, bounds=_joined(changed)))
         elif kind in RECONCILED and standing:
             standing[-1].events.append(event)
-    return [found for found in standing if found.events]
+    return [found for found in standing if found.events or found.bounds]
+
+
+def _joined(changes: list[Changes]) -> Changes:
+    """Changes of bounds one after the other, as one."""
+    whole: Changes = {}
+    for change in changes:
+        for name, found in change.items():
+            own = whole.setdefault(name, {"old": {}, "new": {}})
+            own["old"] = {**found["old"], **own["old"]}
+            own["new"] = {**own["new"], **found["new"]}
+    return whole
 
 
 def committed(path: Path, payload: dict[str, Any], name: str) -> list[bytes]:

@@ -68,7 +68,10 @@ def run_command(
     if detach:
         runner.preflight(plan)
         return _detach(plan.run.root, json)
-    outcome = runner.train(plan, flags=flags, until=until, clear_halt=clear_halt)
+    try:
+        outcome = runner.train(plan, flags=flags, until=until, clear_halt=clear_halt)
+    finally:
+        flags.retire()
     if json:
         with contextlib.suppress(BrokenPipeError):  # the exit code says how the run ended, whoever listens
             emit_json("run/1", outcome)

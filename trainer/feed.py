@@ -28,6 +28,12 @@ class Feed:
         """Pulls [grad_accum, micro_batch, block_size + 1] of token ids on the device; waits for the gather alone."""
         return self.loading.pop(step).result().to(self.device, non_blocking=True)
 
+    def drop(self) -> None:
+        """Forget what was loaded ahead."""
+        for future in self.loading.values():
+            future.cancel()
+        self.loading.clear()
+
     def close(self) -> None:
         """Drop what was loaded ahead and end the thread."""
         self.worker.shutdown(cancel_futures=True)

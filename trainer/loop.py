@@ -17,7 +17,7 @@ from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.coherence import score
 from curriculum.gate.rule import Gate, shortfall
 from curriculum.sources import open_phase
-from trainer import optim, view
+from trainer import live, optim, view
 from trainer.display import Display
 from trainer.parts import Parts
 from trainer.ring import StepResult
@@ -155,7 +155,7 @@ class Loop:
         if flags.stop is not None or (boundary and flags.request):
             flags.request = False  # first: a signal that comes while the file is read is looked at next time
             wanted = self.parts.record.take_request()
-            if flags.stop is not None or wanted != "checkpoint":
+            if flags.stop is not None or wanted.startswith("stop"):
                 ended = ended or Exit.STOPPED
         if not boundary and ended is None:
             if self.clock() - self.last_live >= LIVE_SECONDS:
@@ -170,9 +170,13 @@ class Loop:
                 self.parts.record.heldout(step, self.heldout_losses())
         if boundary and step % train.sample_every == 0 and self.sample(step):
             ended = Exit.HALTED
+        change = self.asked_bounds(ended) if wanted == "bounds" else None
+        asked = wanted == "checkpoint" or change is not None
         due = boundary and (step % train.checkpoint_every == 0 or self.parts.changed)
         self.parts.changed = self.parts.changed and not due
-        self.commit(checkpoint=due or ended is not None or wanted is not None, ended=ended)
+        self.commit(checkpoint=due or asked or ended is not None, ended=ended)
+        if change is not None:
+            self.take_bounds(change)
         if wanted is not None and flags.request and not self.parts.record.waiting():
             flags.request = False
             self.display.note(
@@ -180,6 +184,30 @@ class Loop:
             )
         self.show(step, milestone=True, ended=ended)
         return ended
+
+    def asked_bounds(self, ended: Exit | None) -> live.Change | None:
+        """The change of bounds that was asked for; None where it is refused, which is answered."""
+        try:
+            if ended is not None:
+                raise FirehoseError(Exit.REFUSED, "the run ends at this step, with the bounds it has")
+            assert self.parts.record.request is not None
+            return live.prepare(self.parts, self.parts.record.request)
+        except FirehoseError as error:
+            self.parts.record.answer(self.at.step, error.message, refused=True)
+            self.display.note(f"new bounds were asked for and refused: {error.message}")
+            return None
+
+    def take_bounds(self, change: live.Change) -> None:
+        """Put new bounds in force from the next step on; what was issued for it is taken back and picked again."""
+        live.apply(self.parts, change)
+        self.config, step = change.config, self.at.step
+        self.parts.feed.drop()
+        self.tickets = {}
+        self.fill()
+        for message in change.notes:
+            self.display.note(message)
+        self.display.note(f"new bounds from step {step + 1} on: {live.words(change)}")
+        self.parts.record.answer(step, f"in force from step {step + 1} on: {live.words(change)}")
 
     def sample(self, step: int) -> bool:
         """Draw a sample, score it, judge it, charge recent pulls for it; True where the gate halts the run."""

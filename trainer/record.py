@@ -239,11 +239,9 @@ class Record:
         self.store.write(envelope)
         self.envelope, self.decisions = None, []
         self.run.record_once(envelope.payload.get("events", []))
-        if self.request is not None:
+        if self.request is not None and self.request.kind != "bounds":  # whose answer is not a commit's
             done = "stopped" if ended is not None else "checkpoint written"
-            with contextlib.suppress(FirehoseError):  # who asked then sees what the run does, not the answer
-                requests.serve(self.run, self.request, step=step, message=f"{done} at step {step}")
-            self.request = None
+            self.answer(step, f"{done} at step {step}")
         if ended is not None:
             how = ENDINGS.get(ended, "failed")
             self.run.end(how, exit_code=int(ended), step=step, now=time.time())
@@ -260,6 +258,13 @@ class Record:
         """What a signal asks for: the kind in the request file; without one, to checkpoint and stop."""
         self.request = requests.pending(self.run)
         return self.request.kind if self.request else "stop"
+
+    def answer(self, step: int, message: str, *, refused: bool = False) -> None:
+        """Say what came of the request that was taken, and be done with it."""
+        if self.request is not None:
+            with contextlib.suppress(FirehoseError):  # who asked then sees what the run does, not the answer
+                requests.serve(self.run, self.request, step=step, message=message, refused=refused)
+            self.request = None
 
     def waiting(self) -> bool:
         """Whether a request waits to be taken."""

@@ -1,0 +1,86 @@
+"""What a run may take over while it trains: other bounds for the sources it picks from, and nothing else."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from curriculum import config as configs
+from curriculum.config import Config
+from curriculum.eligibility import phases
+from curriculum.errors import Exit, FirehoseError
+from state.reconcile import BOUNDS
+
+
+def changes(old: Config, new: Config) -> dict[str, dict[str, dict[str, Any]]]:
+    """The bounds that differ: arm name to {"old": {key: value}, "new": {key: value}}, of the differing keys alone.
+
+    Raises FirehoseError(REFUSED), naming keys or arm, where anything else that changes training differs, a source would
+    enter or leave the run, or there is nothing to change.
+    """
+    differing = configs.differences(configs.effective(old), configs.effective(new))
+    allowed = {f"sources.{name}.{key}": (name, key) for name in old.sources for key in BOUNDS}
+    if others := [key for key in differing if key not in allowed]:
+        raise _refused(f"more than bounds would change: {', '.join(others)}", new)
+    if phases(old) != phases(new):
+        before, after = ({name for phase in phases(c) for name in phase.sources} for c in (old, new))
+        moved = sorted(before ^ after)
+        raise _refused(f"{', '.join(moved)} would enter or leave the run", new, arm=moved[0])
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, key in (allowed[key] for key in differing):
+        change = found.setdefault(name, {"old": {}, "new": {}})
+        change["old"][key], change["new"][key] = (getattr(c.sources[name], key) for c in (old, new))
+    if not found:
+        raise _refused("they are those of the run already", new)
+    return found
+
+
+def with_bounds(config: Config, found: dict[str, dict[str, dict[str, Any]]], side: str) -> Config:
+    """A config with the bounds of one side, "old" or "new", of `changes`. Sources it does not have are passed over."""
+    sources = {
+        name: msgspec.structs.replace(source, **found[name][side]) if name in found else source
+        for name, source in config.sources.items()
+    }
+    return msgspec.structs.replace(config, sources=sources)
+
+
+def effective_body(old: dict[str, Any], config: Config) -> bytes:
+    """A run's `effective.json` with another config in it. old: what is in the file now."""
+    body = {**old, "sha256": configs.digest(config), "config": configs.effective(config)}
+    return msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
+
+
+def load_text(text: str, beside: Path) -> Config:
+    """The config of a run with another text: read and checked as if it stood in `beside`, which is left as it is.
+
+    Raises FirehoseError as `curriculum.config.load` does.
+    """
+    staged = beside.with_name(f".{beside.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    now = configs.load(beside)
+    original = now.base / _original_name(beside)
+    staged.write_text(text, encoding="utf-8")
+    try:
+        config = configs.load(staged, original=original)
+    finally:
+        staged.unlink()
+    return msgspec.structs.replace(config, path=beside)
+
+
+def _original_name(config: Path) -> str:
+    """The name of the file that a run's config is a copy of; the config's own where that is not known."""
+    try:
+        record = msgspec.json.decode((config.parent / "effective.json").read_bytes())
+        return Path(record["config_file"]).name
+    except (OSError, ValueError, KeyError, TypeError):
+        return config.name
+
+
+def _refused(why: str, config: Config, arm: str | None = None) -> FirehoseError:
+    return FirehoseError(
+        Exit.REFUSED,
+        f"this cannot be taken over by a run that trains: {why}",
+        path=config.path,
+        arm=arm,
+        next="apply it without --live: the run then pivots at a boundary",
+    )

@@ -1,0 +1,101 @@
+"""New bounds in mid-run: checked against the run, then put in force at a boundary as a restart there would do it.
+
+Config, its effective form and the state change in one transaction, after a checkpoint of the same step: a crash
+before the transaction's commit leaves the old bounds, one after it the new ones, and picks from the boundary on are
+those of a run that was stopped there, edited and started again.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from bandit.errors import BanditError
+from bandit.scheduler import Scheduler
+from curriculum import config as configs
+from curriculum.config import Config
+from curriculum.errors import Exit, FirehoseError
+from state import envelope, journal, live, survey
+from state.reconcile import Reconciled
+from state.requests import Request
+from state.store import utc_now
+from trainer.launch import bandit
+from trainer.parts import Parts
+
+
+@dataclass(slots=True)
+class Change:
+    """A change of bounds that can be made: the new config with its text, and what a launch with it would come to."""
+
+    request: Request
+    config: Config
+    changes: dict[str, dict[str, dict[str, Any]]]
+    scheduler: Scheduler
+    result: Reconciled
+    notes: list[str]
+
+
+def prepare(parts: Parts, request: Request) -> Change:
+    """What a request for other bounds asks, worked out and checked, nothing being changed. Raises FirehoseError."""
+    record, step = parts.record, parts.position.step
+    if request.config is None or request.base != record.config_sha256:
+        raise FirehoseError(
+            Exit.STALE_PLAN, "the config is not the one this change was made from; make the plan again"
+        )
+    config = live.load_text(request.config, record.run.config)
+    found = live.changes(parts.config, config)
+    payload = {
+        **record.standing,
+        "bandit": parts.scheduler.snapshot(),
+        "reward": parts.reward.snapshot(),
+    }
+    result = survey.reconciled(config, parts.corpus, payload, step=step, read_data=False)
+    if result.ids != parts.arm_ids or any(event["event"] != "bounds" for event in result.events):
+        raise FirehoseError(Exit.REFUSED, "arms or data are no longer what the run was launched with")
+    result.changed = True  # a share interval may have changed where no bound in force did
+    notes: list[str] = []
+    try:
+        scheduler, _ = bandit(config, parts.corpus, result, step, notes.append, fresh=False)
+    except BanditError as error:
+        raise FirehoseError(Exit.REFUSED, str(error), path=record.run.config) from None
+    return Change(request, config, found, scheduler, result, notes)
+
+
+def apply(parts: Parts, change: Change) -> None:
+    """Make the change, durably: `parts` and the run's files have the new bounds when this returns.
+
+    The checkpoint and the state of this very step must be committed. Raises FirehoseError(WRITE_FAILED); the next
+    launch then has the bounds that the run's config says.
+    """
+    record, step = parts.record, parts.position.step
+    run, store, digest = record.run, record.store, configs.digest(change.config)
+    committed, _ = store.read()
+    assert committed is not None and committed.step == step
+    payload = {key: value for key, value in committed.payload.items() if key != "events"}
+    payload |= {key: change.result.payload[key] for key in ("pruned", "data")}
+    payload["bandit"] = change.scheduler.saved()
+    sealed = envelope.seal(store.prepare(payload, step=step, config_sha256=digest))
+
+    tx = journal.Transaction(run, "live", f"new bounds at step {step}: {words(change)}", now=utc_now())
+    tx.keep(run.state, store.folder / f"{committed.serial}.json")
+    tx.put(run.config, str(change.request.config).encode())
+    tx.put(run.effective, live.effective_body(msgspec.json.decode(run.effective.read_bytes()), change.config))
+    tx.put(run.state, sealed)
+    tx.record({"event": "live", "step": step, "plan": change.request.plan, "changes": change.changes})
+    for event in change.result.events:
+        tx.record(event)
+    tx.commit()
+
+    store.read()
+    parts.config, parts.scheduler, parts.changed = change.config, change.scheduler, True
+    record.config_sha256 = digest
+    record.standing |= {key: change.result.payload[key] for key in ("pruned", "data")}
+
+
+def words(change: Change) -> str:
+    """The change in words: `beta floor 0.3 -> 0.5`."""
+    return ", ".join(
+        f"{name} {key} {old} -> {found['new'][key]}"
+        for name, found in change.changes.items()
+        for key, old in found["old"].items()
+    )
