@@ -42,6 +42,10 @@ class Look:
         """Whether the state began a lineage on this checkpoint's weights, and has no checkpoint of its own yet."""
         return self.copy is not None and self.settled.lineage != self.copy.lineage
 
+    def other_config(self, digest: str) -> bool:
+        """Whether the state began under another config than its weights' checkpoint: its goal may be another one."""
+        return self.pivoted and self.copy is not None and self.copy.config_sha256 != digest
+
 
 def look(run: RunDir, store: StateStore, *, deep: bool = True) -> Look:
     """Read state and checkpoints and settle between them. deep: compare every byte of the newest checkpoint.

@@ -61,6 +61,7 @@ class Replay:
         self.found = 0
         self.step = self.began = start.step if start else story.began
         self.pruned: dict[str, Any] = {}
+        self.forgotten: set[int] = set()
         arms = story.first_arms()
         if start is None:
             self.ids = {name: arm["id"] for name, arm in arms.items()}
@@ -71,8 +72,9 @@ class Replay:
             self.reward = REWARDS[self.config.curriculum.reward](list(names), names)
         else:
             self._go_on_from(start.payload)
-            if start is story.origin:
-                self._rest()
+            for step, result in start.payload["loop"]["uncredited"].items():
+                if result["goal"] is None:  # a pivot forgets what was measured of another bandit's goal
+                    self.forgotten.add(int(step))
         self.tickets = self._open_tickets()
 
     def _go_on_from(self, payload: dict[str, Any]) -> None:
@@ -176,7 +178,7 @@ class Replay:
         if step < 1:
             return
         row = self.rows.pop(step)
-        if row.get("goal") is not None:
+        if row.get("goal") is not None and step not in self.forgotten:
             self.reward.probe(row["goal"])
         for ticket in self.tickets.pop(step, ()):
             signals = row["pulls"][ticket.micro][1:]  # the loss, and for some rewards a signal
@@ -265,12 +267,9 @@ class Replay:
             if event["event"] == "prune" and event["arm"] in self.pruned:
                 self.pruned[event["arm"]]["reason"] = event["reason"]  # in the words of the launch
         self._restore(result.payload["bandit"], result.payload["reward"])
-        self._rest()
-        self.tickets = self._open_tickets()
-
-    def _rest(self) -> None:
         self.scheduler.cancel_from(self.step + 1)
         self._open_phase([phase for phase in self.phases if phase.first_step <= self.step + 1][-1])
+        self.tickets = self._open_tickets()
 
 
 def explain_step(story: Story, step: int) -> Replay:

@@ -27,7 +27,7 @@ class Alignment:
 
     goal: average, with 0.9 kept a probe, of the goal's gradients, each batch's made as long as any other's, so that no
     odd window outweighs the rest; shaped like the watched parameter, on its device, 0 before the first probe. It is the
-    whole state. text: what is probed.
+    whole state. known: whether there was a probe, so that a bandit that begins at a pivot need not wait for one. text: what is probed.
 
     Gradients are compared as they are, not divided by AdamW's sqrt(v_hat) as its updates are: that told no better
     (docs/decisions/0003-where-we-differ.md).
@@ -40,16 +40,18 @@ class Alignment:
         self.every, self.autocast = every, autocast
         self.parameter = watched(model)
         self.goal = torch.zeros_like(self.parameter, requires_grad=False)
+        self.known = False
         self.summed: Tensor | None = None
 
     def begin(self, step: int) -> None:
-        """At the head of a step, before its first pull: probe at steps 1, 1 + every, ...
+        """At the head of a step, before its first pull: probe at steps 1, 1 + every, ..., and where nothing is known.
 
         A probe that is not finite changes nothing.
         """
         self.summed = None
-        if (step - 1) % self.every:
+        if (step - 1) % self.every and self.known:
             return
+        self.known = True
         batches = self.text.batch((step - 1) // self.every)
         gradient = torch.zeros_like(self.goal)
         for windows in batches:
@@ -86,3 +88,4 @@ class Alignment:
         if GOAL in tensors:
             # Copied: how a file's memory is aligned would show in the last bit of a sum.
             self.goal.copy_(tensors[GOAL])
+            self.known = True

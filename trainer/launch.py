@@ -109,7 +109,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
     model, optimizer = network(config, corpus, found.weights or origin, device, resumes=origin is None)
     if origin is not None:
         say(f"weights are those of {origin.path} (step {origin.step})")
-    scheduler, reward = bandit(config, corpus, result, at.step, say, fresh=fresh)
+    scheduler, reward = bandit(config, corpus, result, at.step, say, fresh=fresh, renew=result.changed)
 
     run.create()
     record = open_record(config, corpus, run, store, found, result, platform, model, say)
@@ -150,7 +150,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
         run.record_once(marked)
 
     align, goal_loss = signals(config, corpus, goal, model, device, autocast)
-    if align is not None and found.weights is not None:
+    if align is not None and found.weights is not None and not found.other_config(digest):
         align.load(checkpoint.tensors(found.weights, OPTIMIZER))
     ring = Ring(max(16, 4 * train.feedback_delay), train.grad_accum, device)
     names = {arm_id: name for name, arm_id in result.ids.items()}
@@ -234,15 +234,15 @@ def signals(
 
 
 def bandit(
-    config: Config, corpus: Corpus, result: Reconciled, step: int, say: Say, *, fresh: bool
+    config: Config, corpus: Corpus, result: Reconciled, step: int, say: Say, *, fresh: bool, renew: bool
 ) -> tuple[Scheduler, Reward[Any]]:
-    """Scheduler and reward, restored where there is something to restore."""
+    """Scheduler and reward, restored where there is something to restore; renew: sharing begins anew, see `rest`."""
     arms, names = specs(config, corpus, result.ids), {i: name for name, i in result.ids.items()}
     reward = REWARDS[config.curriculum.reward]
     if fresh:
         return Scheduler(scheduler_config(config), arms), reward(list(names), names)
     scheduler = Scheduler.restore(scheduler_config(config), arms, result.payload["bandit"])
-    if result.changed:
+    if renew:
         for message in rest(config, scheduler, result.ids, step):
             say(message)
     return scheduler, reward.restore(list(names), result.payload["reward"], names)

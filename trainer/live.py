@@ -52,10 +52,9 @@ def prepare(parts: Parts, request: Request) -> Change:
     result = survey.reconciled(config, parts.corpus, payload, step=step, read_data=False)
     if result.ids != parts.arm_ids or any(event["event"] != "bounds" for event in result.events):
         raise FirehoseError(Exit.REFUSED, "arms or data are no longer what the run was launched with")
-    result.changed = True  # a share interval may have changed where no bound in force did
     notes: list[str] = []
     try:
-        scheduler, _ = bandit(config, parts.corpus, result, step, notes.append, fresh=False)
+        scheduler, _ = bandit(config, parts.corpus, result, step, notes.append, fresh=False, renew=True)
     except BanditError as error:
         raise FirehoseError(Exit.REFUSED, str(error), path=record.run.config) from None
     return Change(request, config, found, scheduler, result, notes)
