@@ -25,6 +25,7 @@ from state.run_dir import RunDir, record_id
 
 Kind = Literal["checkpoint", "stop", "stop-now", "bounds"]
 POLL = 0.1  # seconds between two looks for an answer
+KEPT = 8  # earlier answers
 MAILBOX_SECONDS = (
     1.0  # that a trainer waits for somebody who is asking; a sender that hangs must not hold it up
 )
@@ -47,13 +48,17 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a request: the step it was served at, and a sentence. refused: nothing of it was done."""
+    """What came of a request: the step it was served at, and a sentence. refused: nothing of it was done.
+
+    earlier: the answers before this one, newest first: who asked may not have looked yet.
+    """
 
     id: str
     kind: Kind
     step: int
     message: str
     refused: bool = False
+    earlier: list["Answer"] = []
 
 
 @contextlib.contextmanager
@@ -90,13 +95,22 @@ def pending(run: RunDir) -> Request | None:
     record = _read(run.process, Process)
     if not request or not record or request.target != record_id(record):
         return None
-    answer = _read(run.answer, Answer)
-    return None if answer and answer.id == request.id else request
+    return None if answered(run, request) else request
+
+
+def answered(run: RunDir, request: Request) -> Answer | None:
+    """The answer to a request, or None where there is none yet."""
+    newest = _read(run.answer, Answer)
+    return next((a for a in (newest, *newest.earlier) if a.id == request.id), None) if newest else None
 
 
 def serve(run: RunDir, request: Request, *, step: int, message: str, refused: bool = False) -> None:
     """Answer a request and take it away; the trainer calls it once what was asked is durable."""
-    answer = Answer(id=request.id, kind=request.kind, step=step, message=message, refused=refused)
+    before = _read(run.answer, Answer)
+    earlier = [msgspec.structs.replace(before, earlier=[]), *before.earlier][:KEPT] if before else []
+    answer = Answer(
+        id=request.id, kind=request.kind, step=step, message=message, refused=refused, earlier=earlier
+    )
     with mailbox(run, timeout=MAILBOX_SECONDS):
         write_atomic(run.answer, msgspec.json.encode(answer))
         current = _read(run.request, Request)
@@ -189,8 +203,7 @@ def wait(
     deadline = clock() + timeout
     while True:
         condition = run.condition(clock())
-        answer = _read(run.answer, Answer)
-        served = answer if answer and answer.id == request.id else None
+        served = answered(run, request)
         ended = not condition.alive or (condition.process and record_id(condition.process) != request.target)
         if ended or (served and not request.kind.startswith("stop")):
             if served is None and condition.state == "crashed":

@@ -151,12 +151,10 @@ class Loop:
         if self.at.skipped_in_a_row > train.max_skipped:
             ended = Exit.NON_FINITE
             self.at.skipped_in_a_row, self.at.forgiven = 0, step  # a resume begins the count anew
-        wanted = None
-        if flags.stop is not None or (boundary and flags.request):
-            flags.request = False  # first: a signal that comes while the file is read is looked at next time
-            wanted = self.parts.record.take_request()
-            if flags.stop is not None or wanted.startswith("stop"):
-                ended = ended or Exit.STOPPED
+        desk = self.parts.record.desk
+        wanted = desk.take(flags, boundary=boundary)
+        if wanted is not None and (flags.stop is not None or wanted.startswith("stop")):
+            ended = ended or Exit.STOPPED
         if not boundary and ended is None:
             if self.clock() - self.last_live >= LIVE_SECONDS:
                 self.show(step, milestone=False)
@@ -177,8 +175,7 @@ class Loop:
         self.commit(checkpoint=due or asked or ended is not None, ended=ended)
         if change is not None:
             self.take_bounds(change)
-        if wanted is not None and flags.request and not self.parts.record.waiting():
-            flags.request = False
+        if wanted is not None and desk.heard_twice(flags):
             self.display.note(
                 "another SIGUSR1 came while a request was served and is taken for the same one; to stop, send it again"
             )
@@ -190,10 +187,10 @@ class Loop:
         try:
             if ended is not None:
                 raise FirehoseError(Exit.REFUSED, "the run ends at this step, with the bounds it has")
-            assert self.parts.record.request is not None
-            return live.prepare(self.parts, self.parts.record.request)
+            assert self.parts.record.desk.request is not None
+            return live.prepare(self.parts, self.parts.record.desk.request)
         except FirehoseError as error:
-            self.parts.record.answer(self.at.step, error.message, refused=True)
+            self.parts.record.desk.answer(self.at.step, error.message, refused=True)
             self.display.note(f"new bounds were asked for and refused: {error.message}")
             return None
 
@@ -207,7 +204,7 @@ class Loop:
         for message in change.notes:
             self.display.note(message)
         self.display.note(f"new bounds from step {step + 1} on: {live.words(change)}")
-        self.parts.record.answer(step, f"in force from step {step + 1} on: {live.words(change)}")
+        self.parts.record.desk.answer(step, f"in force from step {step + 1} on: {live.words(change)}")
 
     def sample(self, step: int) -> bool:
         """Draw a sample, score it, judge it, charge recent pulls for it; True where the gate halts the run."""

@@ -4,7 +4,6 @@ A crash between any two leaves a run that resumes: rows beyond the checkpoint's 
 next launch, and a state newer than the checkpoint gives way to the checkpoint's copy.
 """
 
-import contextlib
 import math
 import os
 import time
@@ -19,13 +18,14 @@ from bandit.ledger import Ticket
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.coherence import Score
 from curriculum.gate.rule import Verdict
-from state import checkpoints, requests
+from state import checkpoints
 from state.envelope import Envelope
 from state.rows import RowFile, encode_row
 from state.run_dir import RunDir
 from state.store import StateStore, utc_now
 from trainer import checkpoint, optim
 from trainer.align import Alignment
+from trainer.desk import Desk
 from trainer.model import Decoder
 from trainer.ring import StepResult
 from trainer.sampling import Drawn
@@ -132,7 +132,7 @@ class Record:
         self.keep_last, self.keep_every = keep
         self.checkpoint_step = checkpoint_step
         self.held: dict[str, list[bytes]] = {name: [] for name in ROW_FILES}
-        self.request: requests.Request | None = None
+        self.desk = Desk(run)
         self.envelope: Envelope | None = None
         self.decisions: list[dict[str, Any]] = []
 
@@ -239,9 +239,11 @@ class Record:
         self.store.write(envelope)
         self.envelope, self.decisions = None, []
         self.run.record_once(envelope.payload.get("events", []))
-        if self.request is not None and self.request.kind != "bounds":  # whose answer is not a commit's
+        if (
+            self.desk.request is not None and self.desk.request.kind != "bounds"
+        ):  # whose answer is not a commit's
             done = "stopped" if ended is not None else "checkpoint written"
-            self.answer(step, f"{done} at step {step}")
+            self.desk.answer(step, f"{done} at step {step}")
         if ended is not None:
             how = ENDINGS.get(ended, "failed")
             self.run.end(how, exit_code=int(ended), step=step, now=time.time())
@@ -252,23 +254,7 @@ class Record:
             whole["events"] = self.marked(self.decisions)
         return self.store.prepare(whole, step=step, config_sha256=self.config_sha256)
 
-    # Requests and monitors.
-
-    def take_request(self) -> str:
-        """What a signal asks for: the kind in the request file; without one, to checkpoint and stop."""
-        self.request = requests.pending(self.run)
-        return self.request.kind if self.request else "stop"
-
-    def answer(self, step: int, message: str, *, refused: bool = False) -> None:
-        """Say what came of the request that was taken, and be done with it."""
-        if self.request is not None:
-            with contextlib.suppress(FirehoseError):  # who asked then sees what the run does, not the answer
-                requests.serve(self.run, self.request, step=step, message=message, refused=refused)
-            self.request = None
-
-    def waiting(self) -> bool:
-        """Whether a request waits to be taken."""
-        return requests.pending(self.run) is not None
+    # Monitors.
 
     def live(self, body: dict[str, Any], *, stopping: bool) -> str | None:
         """Tell the monitors; never read by a resume, so a failure is given back and ends nothing."""
