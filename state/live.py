@@ -1,7 +1,5 @@
 """What a run may take over while it trains: other bounds for the sources it picks from, and nothing else."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -49,31 +47,6 @@ def effective_body(old: dict[str, Any], config: Config) -> bytes:
     """A run's `effective.json` with another config in it. old: what is in the file now."""
     body = {**old, "sha256": configs.digest(config), "config": configs.effective(config)}
     return msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
-
-
-def load_text(text: str, beside: Path) -> Config:
-    """The config of a run with another text: read and checked as if it stood in `beside`, which is left as it is.
-
-    Raises FirehoseError as `curriculum.config.load` does.
-    """
-    staged = beside.with_name(f".{beside.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    now = configs.load(beside)
-    original = now.base / _original_name(beside)
-    staged.write_text(text, encoding="utf-8")
-    try:
-        config = configs.load(staged, original=original)
-    finally:
-        staged.unlink()
-    return msgspec.structs.replace(config, path=beside)
-
-
-def _original_name(config: Path) -> str:
-    """The name of the file that a run's config is a copy of; the config's own where that is not known."""
-    try:
-        record = msgspec.json.decode((config.parent / "effective.json").read_bytes())
-        return Path(record["config_file"]).name
-    except (OSError, ValueError, KeyError, TypeError):
-        return config.name
 
 
 def _refused(why: str, config: Config, arm: str | None = None) -> FirehoseError:

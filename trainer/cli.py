@@ -5,7 +5,7 @@ import io
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from curriculum.errors import Exit, FirehoseError
 from state import spawn
 from state.cli import RUNS, Json, RunsDir, choose, plain
 from state.cli import app as run_commands
+
+if TYPE_CHECKING:
+    from state.fork import Fork
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,9 +31,20 @@ Name = Annotated[str | None, typer.Option("--name", help="Name of the run; the c
 @app.command("run")
 @command("run/1")
 def run_command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")],
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG", help="The run's TOML file; may be left out with --from."),
+    ] = None,
     *,
     name: Name = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="CHECKPOINT",
+            help="Fork: go on from a run's checkpoint (a run or a step_N folder) with a fresh bandit, as --name.",
+        ),
+    ] = None,
     resume: Annotated[
         str, typer.Option(help="auto: go on where the run stopped; must: only that; never: only a new run.")
     ] = "auto",
@@ -57,9 +71,26 @@ def run_command(
         raise FirehoseError(Exit.USAGE, f"--resume {resume} is none of auto, must, never")
     from trainer import runner
 
-    plan = runner.plan(config, name=name, runs_dir=runs_dir, resume=resume)  # type: ignore[arg-type]
+    forked = None if source is None else _fork(source, config, name, runs_dir, resume)
+    if forked is not None and not dry_run:
+        from state import fork
+
+        config, name, resume = fork.build(forked).config, None, "must"
+        say(f"made {forked.run.root}: {forked.parent.name} at step {forked.new.step} with a fresh bandit")
+    if forked is not None and dry_run:
+        plan = runner.plan_of(forked.config, forked.run, runs_dir)
+    elif config is not None:
+        plan = runner.plan(config, name=name, runs_dir=runs_dir, resume=resume)  # type: ignore[arg-type]
+    else:
+        raise FirehoseError(
+            Exit.USAGE,
+            "say what to run: a CONFIG, or --from CHECKPOINT --name OTHER",
+            next="firehose run --help",
+        )
     if dry_run:
         summary = runner.describe(plan)
+        if forked is not None:
+            summary |= forked.summary()
         if json:
             emit_json("run/1", {"dry_run": True, **summary})
         else:
@@ -67,7 +98,15 @@ def run_command(
         return Exit.OK
     if detach:
         runner.preflight(plan)
-        return _detach(plan.run.root, json)
+        again = [argument for argument in sys.argv[1:] if argument != "--detach"]
+        if forked is not None:
+            again = [
+                "run",
+                str(config),
+                *(["--until", str(until)] if until else []),
+                *(["--json"] if json else []),
+            ]
+        return _detach(plan.run.root, again, json)
     try:
         outcome = runner.train(plan, flags=flags, until=until, clear_halt=clear_halt)
     finally:
@@ -78,9 +117,23 @@ def run_command(
     return int(outcome["exit"])
 
 
-def _detach(root: Path, json: bool) -> int:
-    """Start the same command again as a process of its own."""
-    started = spawn.detached(root, [argument for argument in sys.argv[1:] if argument != "--detach"])
+def _fork(source: str, config: Path | None, name: str | None, runs_dir: Path, resume: str) -> "Fork":
+    """The fork that was asked for, looked at. Raises FirehoseError."""
+    from state import fork
+    from trainer import runner
+
+    if name is None or resume == "must" or not runner.RUN_NAME.fullmatch(name):
+        raise FirehoseError(
+            Exit.USAGE,
+            "--from begins another run: it needs a --name that a run can have, and nothing to resume",
+            next=f"firehose run --from {source} --name OTHER",
+        )
+    return fork.plan(source, config, name, runs_dir)
+
+
+def _detach(root: Path, arguments: list[str], json: bool) -> int:
+    """Start a command as a process of its own."""
+    started = spawn.detached(root, arguments)
     if started.code is not None:
         (sys.stdout if json else sys.stderr).write(started.said)
         return started.code

@@ -15,7 +15,7 @@ from bandit.scheduler import Scheduler
 from curriculum import config as configs
 from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
-from state import envelope, journal, live, survey
+from state import envelope, journal, live, polish, survey
 from state.reconcile import Reconciled
 from state.requests import Request
 from state.store import utc_now
@@ -42,7 +42,8 @@ def prepare(parts: Parts, request: Request) -> Change:
         raise FirehoseError(
             Exit.STALE_PLAN, "the config is not the one this change was made from; make the plan again"
         )
-    config = live.load_text(request.config, record.run.config)
+    own = record.run.config
+    config = polish.check(request.config, own, configs.original_of(own) or own)
     found = live.changes(parts.config, config)
     payload = {
         **record.standing,

@@ -79,6 +79,11 @@ def plan(path: Path, *, name: str | None, runs_dir: Path, resume: Literal["auto"
             path=run.root,
             next="firehose list, or leave --resume out to begin",
         )
+    return plan_of(config, run, runs_dir)
+
+
+def plan_of(config: Config, run: RunDir, runs_dir: Path) -> Plan:
+    """The plan of a config and a run already chosen."""
     return Plan(config, run, runs_dir, config_rules.warnings(config))
 
 
@@ -148,7 +153,15 @@ def table(plan: Plan, summary: dict[str, Any]) -> list[str]:
         for source in summary["sources"]
     ]
     verb = "resume" if summary["resumes"] else "begin"
+    parent = summary.get("parent")
+    changes = summary.get("changes", [])
+    changed = ", ".join(f"{change['arm'] or 'config'} {change['field']}" for change in changes)
     return [
+        *(
+            [f"fork of {parent['run']} at step {parent['step']:,}; changed: {changed or 'nothing'}"]
+            if parent
+            else []
+        ),
         f"would {verb} run {summary['run']}: {summary['steps']:,} steps of {summary['tokens_per_step']:,} tokens, "
         f"{summary['parameters']:,} parameters",
         *(f"warning: {warning}" for warning in summary["warnings"]),

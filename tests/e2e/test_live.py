@@ -13,7 +13,7 @@ import pytest
 
 from curriculum import config as configs
 from curriculum.errors import Exit, FirehoseError
-from state import explain, journal, live, requests, story
+from state import explain, journal, live, polish, requests, story
 from state.process import read_process
 from state.requests import Request
 from state.run_dir import RunDir, record_id
@@ -221,7 +221,7 @@ def test_only_bounds_that_can_hold_are_changes(begun: Path, edit: tuple[str, str
     run = the_run(begun)
     before = sorted(run.root.iterdir())
     with pytest.raises(FirehoseError, match=said):
-        live.changes(configs.load(run.config), live.load_text(edited(run, edit), run.config))
+        live.changes(configs.load(run.config), polish.check(edited(run, edit), run.config, begun))
     assert sorted(run.root.iterdir()) == before
 
 

@@ -6,6 +6,7 @@ signals than were asked for arrived.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -100,6 +101,7 @@ class Driver:
     def __init__(self, command: list[str], run: RunDir, told: Told, draw: Random, *, forks: bool) -> None:
         self.command, self.run, self.told, self.draw, self.forks = command, run, told, draw, forks
         self.lock = threading.Lock()
+        self.patience = 0.05 if forks else 3.0  # seconds in which a bare signal must be served
 
     def drive(self, count: int) -> None:
         """Until so many signals were delivered."""
@@ -185,7 +187,8 @@ class Driver:
                 os.kill(process.pid, signal.SIGUSR1)
                 self.told.sent += 1
                 self.told.kinds["bare"] += 1
-            time.sleep(self.draw.random() * 0.05)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(self.patience)
 
     def send(self, kind: requests.Kind, moment: str) -> Request | None:
         """Ask; None where that is refused, which is fine: nothing was sent then."""
@@ -227,7 +230,9 @@ class Driver:
         if set(self.told.served.values()) - found:
             self.told.problems.append("an answer without its checkpoint")
         if len(more) > self.told.stops:
-            self.told.problems.append(f"{len(more)} checkpoints that nobody asked for, {self.told.stops} stops")
+            self.told.problems.append(
+                f"{len(more)} checkpoints that nobody asked for, {self.told.stops} stops"
+            )
         if any(step % BOUNDARY for step in found):
             self.told.problems.append(f"a service between boundaries: {sorted(found)}")
 
@@ -237,7 +242,9 @@ def report(name: str, told: Told, count: int) -> bool:
     if told.sent < count:
         told.problems.append(f"proved nothing: {told.sent} of {count} signals were delivered")
     moments = ", ".join(f"{kind} {number}" for kind, number in sorted(told.kinds.items()))
-    print(f"{name}: {told.sent} signals delivered ({moments}), {sum(told.refused.values())} refused and not sent")
+    print(
+        f"{name}: {told.sent} signals delivered ({moments}), {sum(told.refused.values())} refused and not sent"
+    )
     print(
         f"  {len(told.requests)} requests, {len(told.served)} answered with their own step, {told.starts} processes, "
         f"{told.stops} stops asked for, {len(told.problems)} problems"
