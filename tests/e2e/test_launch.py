@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from bandit.arms import new_id
 from curriculum.errors import Exit, FirehoseError
+from curriculum.gate.rule import Gate
 from state.lock import RunLock
 from state.rows import read_rows
 from state.run_dir import RunDir
@@ -64,6 +66,51 @@ def test_an_arm_whose_tokens_were_deleted_is_pruned_and_never_pulled(config: Pat
     assert gone not in pulled_after(config, 40)
     assert [row[0] for row in read_rows(the_run(config).loss)] == list(range(1, 61))
     assert [e["arm"] for e in the_run(config).events() if e["event"] == "prune"] == ["gamma"]
+
+
+class Power(SystemExit):
+    """The power goes."""
+
+
+def dying_before_the_history(event: str) -> pytest.MonkeyPatch:
+    """The power goes between a commit and the history's line of what it decided."""
+    patch, record = pytest.MonkeyPatch(), RunDir.record
+
+    def dying(run: RunDir, found: dict[str, Any]) -> None:
+        if found["event"] == event:
+            raise Power
+        record(run, found)
+
+    patch.setattr(RunDir, "record", dying)
+    return patch
+
+
+def test_a_prune_is_in_the_history_once_however_soon_the_launch_dies(config: Path) -> None:
+    (config.parent / "data/tiny/gamma.btok").unlink()
+    for _ in range(2):
+        patch = dying_before_the_history("prune")
+        with pytest.raises(Power):
+            go(config)
+        patch.undo()
+    assert [e for e in the_run(config).events() if e["event"] == "prune"] == []
+    for _ in range(2):
+        go(config, until=45)
+    assert [e["arm"] for e in the_run(config).events() if e["event"] == "prune"] == ["gamma"]
+
+
+def test_a_halt_is_in_the_history_once_however_soon_the_run_dies(config: Path) -> None:
+    rule = Gate.observe
+    with pytest.MonkeyPatch.context() as stop:
+        stop.setattr(Gate, "observe", lambda *rest: replace(rule(*rest), kind="halt", reason="told to"))
+        patch = dying_before_the_history("halt")
+        with pytest.raises(Power):
+            go(config)
+        patch.undo()
+    assert [e for e in the_run(config).events() if e["event"] == "halt"] == []
+    for _ in range(2):
+        with pytest.raises(FirehoseError, match="halted this run at step 50: told to"):
+            go(config)
+    assert [e["step"] for e in the_run(config).events() if e["event"] == "halt"] == [50]
 
 
 def test_the_exploration_total_counts_live_arms_only(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from curriculum.errors import Exit, FirehoseError
-from state import apply, explain, outlook, polish, story
+from state import apply, explain, journal, outlook, polish, story
 from state.rows import read_rows
 from state.run_dir import RunDir
 from state.verify import verify
@@ -95,12 +95,18 @@ def dying_in_commit(step: int, cut: int) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def pivoted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that stopped at step 18, pivoted and not gone on yet; tests work on copies."""
-    config = tiny.make(tmp_path_factory.mktemp("pivoted"), *EDITS).path
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that stopped at step 18; tests work on copies."""
+    config = tiny.make(tmp_path_factory.mktemp("stopped"), *EDITS).path
     go(config, until=18)
-    pivot(config, *NEW)
     return config
+
+
+@pytest.fixture(scope="module")
+def pivoted(stopped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, pivoted and not gone on yet; tests work on copies."""
+    run = copied(stopped, tmp_path_factory.mktemp("pivoted"))
+    return pivot(run.root.parents[1] / "tiny.toml", *NEW).root.parents[1] / "tiny.toml"
 
 
 @pytest.fixture(scope="module")
@@ -136,13 +142,12 @@ def test_the_goal_is_probed_at_the_first_step_and_the_phase_is_the_new_configs(w
 
 
 CUTS = [
-    ("step", 19),
-    ("step", 24),
-    *(("sync", cut) for cut in ((2, 4, 9) if not os.environ.get("FIREHOSE_FAULTS") else range(1, 16))),
+    *[("step", step) for step in (24, 27)],
+    *(("sync", cut) for cut in ((5, 9) if not os.environ.get("FIREHOSE_FAULTS") else range(1, 13))),
 ]
 
 
-@pytest.mark.parametrize(("kind", "number"), [*CUTS, ("step", 27)])
+@pytest.mark.parametrize(("kind", "number"), CUTS)
 def test_killed_round_its_first_boundary_it_ends_as_if_it_had_not_been(
     kind: str, number: int, pivoted: Path, whole: RunDir, tmp_path: Path
 ) -> None:
@@ -153,7 +158,7 @@ def test_killed_round_its_first_boundary_it_ends_as_if_it_had_not_been(
     assert rows(run) == rows(whole)
     for name in ("model.safetensors", "optimizer.safetensors"):
         own, other = (r.checkpoints / "step_45" / name for r in (run, whole))
-        assert own.read_bytes() == other.read_bytes()
+        assert own.read_bytes() == other.read_bytes(), name
 
 
 def test_every_pick_since_the_pivot_is_explained_and_found(whole: RunDir) -> None:
@@ -184,3 +189,47 @@ def test_a_stored_goal_of_another_config_is_not_taken_over(pivoted: Path, tmp_pa
     goal = load_file(run.checkpoints / "step_20/optimizer.safetensors")[GOAL]
     length = float((goal**2).sum() ** 0.5)
     assert 0.05 < length <= 0.1, "one probe since the pivot, and nothing from before it"
+
+
+def test_after_a_polish_the_runs_own_config_counts(pivoted: Path, tmp_path: Path) -> None:
+    run = copied(pivoted, tmp_path)
+    old = run.root.parents[1] / "tiny.toml"
+    before = {
+        path: path.read_bytes() for path in run.root.glob("*.*") if path.is_file() and path.suffix != ".log"
+    }
+    with pytest.raises(FirehoseError) as caught:
+        go(old)
+    assert caught.value.exit_code is Exit.REFUSED
+    for key in ("curriculum.curriculum_warmup_steps", "curriculum.goal_sources", "sources.alpha.cap"):
+        assert key in caught.value.message
+    assert f"firehose run {run.config} goes on as before" in str(caught.value.next)
+    assert f"firehose polish plan {run.root} --config {old}" in str(caught.value.next)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("done", [1, 4] if not os.environ.get("FIREHOSE_FAULTS") else range(6))
+def test_a_polish_that_was_killed_is_finished_by_the_next_launch(
+    done: int, stopped: Path, whole: RunDir, tmp_path: Path
+) -> None:
+    """Its journal is written, and the power goes before its operation `done` is."""
+    run = copied(stopped, tmp_path)
+    config = run.root.parents[1] / "tiny.toml"
+    operate, calls = journal._operate, 0
+
+    def dying(*rest: Any) -> None:
+        nonlocal calls
+        if calls == done:
+            raise Power
+        calls += 1
+        operate(*rest)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Power):
+        patch.setattr(journal, "_operate", dying)
+        pivot(config, *NEW)
+    assert run.journal.exists()
+    with pytest.raises(FirehoseError, match=r"sources\.alpha\.cap"):
+        go(config)  # what was begun is finished, and then the file of old is not the run's config
+    assert not run.journal.exists()
+    assert go(run.config)["exit"] == Exit.OK
+    assert "finished what was begun and cut short: polish at step 18" in run.log.read_text()
+    assert rows(run) == rows(whole)
