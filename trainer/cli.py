@@ -184,7 +184,10 @@ def demo_command(
     flags = Flags().install()
     from trainer import demo
 
-    found = demo.demo(folder, steps=steps, flags=flags)
+    try:
+        found = demo.demo(folder, steps=steps, flags=flags)
+    finally:
+        flags.retire()
     if json:
         emit_json("demo/1", found)
     elif "arms" in found:

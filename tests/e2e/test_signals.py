@@ -178,3 +178,53 @@ def test_detach_leaves_a_run_that_goes_on(config: Path, tmp_path: Path) -> None:
     stopped = firehose("stop", "tiny", "--now", *runs)
     assert stopped.returncode == 0, stopped.stderr
     assert RunDir(tmp_path / "tiny").condition(0.0).process.pid == pid  # type: ignore[union-attr]
+
+
+def test_signals_at_random_moments_kill_nobody_and_are_served_once() -> None:
+    """The short form of `make faults`: 40 to a loop without torch, 3 to a real run."""
+    command = [sys.executable, "-m", "tests.faults.signals", "--count", "40", "--real", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+WATCHED = """
+import signal, sys
+
+def heard():
+    return callable(signal.getsignal(signal.SIGUSR1))
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(name, heard(), flush=True)
+
+sys.meta_path.insert(0, Finder())
+from trainer.cli import main
+main()
+"""
+
+
+def test_the_handler_is_there_before_anything_heavy(tmp_path: Path) -> None:
+    (tmp_path / "data/tiny").mkdir(parents=True)
+    config = tiny.write_config(tmp_path)
+    words = ["run", str(config), "--runs-dir", str(tmp_path / "runs")]
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == Exit.NOT_FOUND, done.stderr
+    lines = done.stdout.split("\n")
+    assert "torch True" in lines and "torch False" not in lines
+
+
+def test_a_fork_of_a_run_and_a_run_that_ends_ignore_sigusr1() -> None:
+    code = (
+        "import os, signal; from trainer.signals import Flags; flags = Flags().install()\n"
+        "if (child := os.fork()) == 0:\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1); os._exit(3 if flags.request else 0)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flags.request)\n"
+        "os.kill(os.getpid(), signal.SIGUSR1); print(flags.request)\n"
+        "flags.retire(); flags.request = False\n"
+        "os.kill(os.getpid(), signal.SIGUSR1); print(flags.request)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["0", "False", "True", "False"]), done.stderr

@@ -199,3 +199,55 @@ def test_a_signal_that_fails_withdraws_the_request(
     monkeypatch.setattr(signal, "pidfd_send_signal", fail)
     assert "has just ended" in refused(run)
     assert signalable(run, "stop", time.time()).pid != os.getpid()
+
+
+def test_what_is_answered_waits_no_more_and_stays_readable_when_the_next_is_answered(
+    run: RunDir, trainer: Any
+) -> None:
+    trainer("busy")
+    first = send(run, "checkpoint", now=time.time())
+    left = run.request.read_bytes()
+    serve(run, first, step=10, message="done at 10")
+    run.request.write_bytes(left)  # as by one who had read it before and writes it again
+    assert pending(run) is None
+    second = send(run, "checkpoint", now=time.time())
+    assert second != first
+    serve(run, second, step=20, message="done at 20")
+    assert [wait(run, asked, timeout=0.0) for asked in (first, second)] == ["done at 10", "done at 20"]
+
+
+def test_new_bounds_share_a_request_only_with_the_same_and_give_way_to_a_stop(
+    run: RunDir, trainer: Any
+) -> None:
+    trainer("busy")
+    asked = {"now": time.time(), "config": "a = 1", "base": "b" * 64}
+    bounds = send(run, "bounds", **asked)
+    assert send(run, "bounds", **asked) == bounds == pending(run)
+    for kind, more in (("bounds", {"config": "a = 2"}), ("checkpoint", {"config": None, "base": None})):
+        with pytest.raises(FirehoseError, match=r"another request \(bounds\) waits") as caught:
+            send(run, kind, **{**asked, **more})  # type: ignore[arg-type]
+        assert caught.value.exit_code is Exit.NOT_SIGNALABLE and pending(run) == bounds
+    stop = send(run, "stop", now=time.time())
+    assert pending(run) == stop
+    serve(run, bounds, step=10, message="no", refused=True)
+    assert pending(run) == stop
+    with pytest.raises(FirehoseError, match="not taken: no") as caught:
+        wait(run, bounds, timeout=0.0)
+    assert caught.value.exit_code is Exit.REFUSED
+
+
+def test_who_serves_waits_for_who_asks_but_not_for_ever(
+    run: RunDir, trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer("busy")
+    request = send(run, "checkpoint", now=time.time())
+    monkeypatch.setattr(requests, "MAILBOX_SECONDS", 0.02)
+    naps: list[float] = []
+    monkeypatch.setattr(requests.time, "sleep", naps.append)
+    with requests.mailbox(run, timeout=0.0):
+        serve(run, request, step=1, message="done")
+    assert naps, "it did not wait for the one who holds the mailbox"
+    assert wait(run, request, timeout=0.0) == "done"
+    naps.clear()
+    serve(run, request, step=1, message="done")
+    assert naps == []
