@@ -263,7 +263,7 @@ def _phase(config: Config, step: int) -> str:
 
 def counts(
     changes: list[config_edit.Change], disables: list[str], old: dict[str, Any], new: Config, text: str
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """How many arms a plan changes, adds and disables, and how many other keys of the text `new` was read from."""
     arms = {change.arm for change in changes if change.arm is not None}
     excluded = old["curriculum"]["exclude_sources"]
@@ -278,6 +278,7 @@ def counts(
     return {
         "to_change": len(arms - added - set(disables)),
         "to_add": len(added),
+        "adds": sorted(added),
         "to_disable": len(disables),
         "other_keys": sum(change.arm is None and change.field not in follow for change in changes),
     }

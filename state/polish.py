@@ -105,11 +105,12 @@ def draft_text(run: RunDir) -> str:
 
 
 def save_draft(run: RunDir, text: str) -> None:
-    """Make a text the draft, once it is a config that may run; the run's own config again means that there is none.
+    """Make a text the draft, once it is a config that the run may take; its own config again means that there is none.
 
-    Raises FirehoseError as `configs.load` does, the draft being as it was.
+    Raises FirehoseError as `configs.load` does, and REFUSED for what a polish may not change, the draft being as it was.
     """
-    check(text, draft(run), origin(run))
+    new = check(text, draft(run), origin(run))
+    refuse_forbidden(run, config_edit.changes(effective(run), configs.effective(new)))
     if run.config.exists() and run.config.read_text() == text:
         discard_draft(run)
         return
@@ -228,8 +229,8 @@ def refuse_forbidden(run: RunDir, found: list[config_edit.Change]) -> None:
             Exit.REFUSED,
             f"a run keeps these for life: {', '.join(keys)}",
             path=run.config,
-            next="take them back (firehose polish cancel --draft drops the whole draft), or begin another run: "
-            f"firehose run CONFIG --name OTHER with train.init_from = {run.name!r}",
+            next=f"leave them as they are, or begin another run on its weights: train.init_from = {run.name!r} in "
+            "another config",
         )
 
 

@@ -33,7 +33,7 @@ def plan(body: dict[str, Any], saved: str | None) -> list[str]:
         changes = by_arm.get(arm["name"], {})
         rows.append(
             [
-                f"{_sign(arm, changes, body['confirm'])} {short(arm['name'], 18)}",
+                f"{_sign(arm, changes, body['confirm'], body['adds'])} {short(arm['name'], 18)}",
                 _moved(changes.get("cap"), arm["cap"]),
                 _moved(changes.get("floor"), arm["floor"]),
                 "-" if arm["share_now"] is None else f"{arm['share_now']:.1%}",
@@ -86,11 +86,13 @@ def _after(arm: dict[str, Any]) -> str:
     return "off" if arm["share_high"] == 0 and arm["share_after"] == 0 else f"{arm['share_after']:.1%}"
 
 
-def _sign(arm: dict[str, Any], changes: dict[str, Any], disabled: list[str]) -> str:
+def _sign(arm: dict[str, Any], changes: dict[str, Any], disabled: list[str], added: list[str]) -> str:
     if arm["name"] in disabled:
         return "-"
-    if "source" in changes:
-        return "+" if changes["source"][0] is None else "-"
+    if "source" in changes and changes["source"][1] is None:
+        return "-"
+    if arm["name"] in added:
+        return "+"
     return "~" if changes else " "
 
 
@@ -126,7 +128,7 @@ def _consequences(body: dict[str, Any]) -> list[str]:
         moved = f"; moved to the archive: {', '.join(body['moved'])}" if body["moved"] else ""
         return _wrap(
             f"goes back to step {body['to_step']:,}, to weights, bandit and config as they were before "
-            f"{body['to_archive']}: {max(0, body['given_up']):,} steps of training are given up{moved}"
+            f"{body['to_archive']}: at least {max(0, body['given_up']):,} steps of training are given up{moved}"
         )
     lines = []
     old, new = body["goal"]["old"], body["goal"]["new"]

@@ -25,6 +25,7 @@ from tests.state.test_pivot import Cut, stop_at
 
 ROOT = Path(__file__).parents[2]
 NAME = "andrea-120m"
+LAST = 160  # steps of the run that is polished as it runs
 ROWS = ("loss", "pulls", "samples", "heldout")
 
 
@@ -43,7 +44,7 @@ def wait_for(condition: Any, seconds: float = 120.0) -> None:
 
 
 def test_two_commands_take_a_living_run_from_base_to_polish(tmp_path: Path) -> None:
-    config = v3.make(tmp_path, steps=240)
+    config = v3.make(tmp_path, steps=LAST)
     run = RunDir(tmp_path / "runs" / NAME)
     begun = firehose(tmp_path, "run", v3.BASE, "--detach")
     assert begun.returncode == 0, begun.stderr
@@ -67,12 +68,12 @@ def test_two_commands_take_a_living_run_from_base_to_polish(tmp_path: Path) -> N
 
     (pivot,) = [event for event in run.events() if event["event"] == "pivot"]
     step = pivot["step"]
-    assert step % 10 == 0 and v3.WARMUP < step < 240
-    assert [row[0] for row in read_rows(run.loss)] == list(range(1, 241))
+    assert step % 10 == 0 and v3.WARMUP < step < LAST
+    assert [row[0] for row in read_rows(run.loss)] == list(range(1, LAST + 1))
     before = run.archive / "0001-polish/before" / run.samples.name
     sampled = [row["step"] for file in (before, run.samples) for row in read_rows(file)]
-    assert sampled == list(range(10, 241, 10))
-    assert {row["step"] for row in read_rows(run.samples)} == set(range(step + 10, 241, 10))
+    assert sampled == list(range(10, LAST + 1, 10))
+    assert {row["step"] for row in read_rows(run.samples)} == set(range(step + 10, LAST + 1, 10))
 
     state, _ = StateStore(run.state).read()
     assert state is not None and state.parent is not None
@@ -83,7 +84,7 @@ def test_two_commands_take_a_living_run_from_base_to_polish(tmp_path: Path) -> N
     ids[zombie] = "repo-docs"
     pulls = {row["step"]: [ids[arm] for arm, *_ in row["pulls"]] for row in read_rows(run.pulls)}
     old = [name for at in range(1, step + 1) for name in pulls[at]]
-    new = [name for at in range(step + 1, 241) for name in pulls[at]]
+    new = [name for at in range(step + 1, LAST + 1) for name in pulls[at]]
     assert "repo-docs" not in new
     for name, record in records.items():  # every window in turn, over the pivot too
         assert record["cursor"] == config.train.micro_batch * (old + new).count(name), name

@@ -165,6 +165,7 @@ def test_what_a_run_keeps_for_life_is_refused_by_name(run: RunDir) -> None:
     assert caught.value.exit_code is Exit.REFUSED
     assert "chat" not in caught.value.message
     assert "sample_every" not in caught.value.message
+    assert not polish.draft(run).exists()
 
 
 def test_bounds_that_cannot_hold_are_the_configs_own_error(run: RunDir) -> None:
