@@ -180,7 +180,7 @@ def stop(run: RunDir, plan: Plan, timeout: float, say: Say, clock: Callable[[], 
     """Ask a living run to stop at its boundary, and wait until it has. Raises FirehoseError."""
     process = polish.running(run, clock())
     if process is None:
-        say("the run has stopped already")
+        say(f"the run does not run: {run.condition(clock()).state}")
         return
     say(f"requested: a stop at the next boundary, of pid {process.pid}")
     request = requests.send(run, "stop", now=clock())

@@ -1,6 +1,5 @@
 """The generations of a run: what each pivot began, which of them the run descends from, and the way back to one."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,6 @@ from state import checkpoints, journal, outlook, pivot, polish
 from state.polish import Plan
 from state.run_dir import RunDir, read_object
 from state.story import read_config
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """A stretch of a run between two pivots. number: 0 is how it began. event: of what began it; None for 0.
-
-    taken_back: whether a rollback or an undo ended it, so that the run does not descend from it.
-    """
-
-    number: int
-    event: dict[str, Any] | None
-    taken_back: bool
-
-
-def generations(run: RunDir) -> list[Generation]:
-    """All generations, oldest first."""
-    events = [event for _, event in pivot.pivots(run)]
-    line = _line(events)
-    numbers = {number for number, _ in line}
-    return [
-        Generation(0, None, False),
-        *(Generation(at, event, at not in numbers) for at, event in enumerate(events, start=1)),
-    ]
 
 
 def _line(events: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
@@ -52,28 +28,46 @@ def _line(events: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
 
 
 def history(run: RunDir) -> list[dict[str, Any]]:
-    """The generations as `polish history --json` lists them."""
-    rows: list[dict[str, Any]] = []
+    """The generations as `polish history --json` lists them, and between them what was changed live."""
     line = _line([event for _, event in pivot.pivots(run)])
     current = line[-1][0] if line else 0
-    for found in generations(run):
-        event = found.event or {}
-        rows.append(
-            {
-                "generation": found.number,
-                "kind": event.get("event", "begin"),
-                "step": event.get("step", 0),
-                "time": event.get("time"),
-                "lineage": event.get("lineage"),
-                "parent": event.get("parent"),
-                "archive": event.get("archive"),
-                "changes": event.get("changes", []),
-                "given_up": event.get("given_up"),
-                "current": found.number == current,
-                "taken_back": found.taken_back and event.get("event") == "pivot",
-            }
-        )
+    begun = {event["archive"]: number for number, event in line}
+    rows, number = [_row({}, 0, current=current == 0)], 0
+    for _, event in pivot.turns(run):
+        if event["event"] == "live":
+            rows.append(_row({**event, "changes": _listed(event["changes"])}, None))
+            continue
+        number += 1
+        taken_back = event["event"] == "pivot" and event["archive"] not in begun
+        rows.append(_row(event, number, current=number == current, taken_back=taken_back))
     return rows
+
+
+def _row(
+    event: dict[str, Any], number: int | None, *, current: bool = False, taken_back: bool = False
+) -> dict[str, Any]:
+    return {
+        "generation": number,
+        "kind": event.get("event", "begin"),
+        "step": event.get("step", 0),
+        "time": event.get("time"),
+        "lineage": event.get("lineage"),
+        "parent": event.get("parent"),
+        "archive": event.get("archive", event.get("transaction")),
+        "changes": event.get("changes", []),
+        "given_up": event.get("given_up"),
+        "current": current,
+        "taken_back": taken_back,
+    }
+
+
+def _listed(changes: dict[str, Any]) -> list[dict[str, Any]]:
+    """Changes of bounds as the trainer notes them, as a list like any other."""
+    return [
+        {"arm": arm, "field": field, "old": old, "new": found["new"].get(field)}
+        for arm, found in changes.items()
+        for field, old in found["old"].items()
+    ]
 
 
 def target(run: RunDir, to: int | None) -> pivot.Before:

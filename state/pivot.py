@@ -269,17 +269,22 @@ class Before:
 
 
 def pivots(run: RunDir) -> list[tuple[journal.Entry, dict[str, Any]]]:
-    """The finished pivots and rollbacks, oldest first, each with its event."""
-    found = []
-    for entry in journal.entries(run):
-        for operation in entry.operations:
-            if isinstance(operation, journal.Record) and operation.event.get("event") in (
-                "pivot",
-                "rollback",
-            ):
-                found.append((entry, operation.event))
-    undone = {entry.undoes for entry in journal.entries(run)}
-    return [(entry, event) for entry, event in found if entry.number not in undone]
+    """The finished pivots and rollbacks that were not undone, oldest first, each with its event."""
+    return [(entry, event) for entry, event in turns(run) if event["event"] != "live"]
+
+
+def turns(run: RunDir) -> list[tuple[journal.Entry, dict[str, Any]]]:
+    """As `pivots`, with the changes of bounds that the run took as it ran."""
+    entries = journal.entries(run)
+    undone = {entry.undoes for entry in entries}
+    return [
+        (entry, operation.event)
+        for entry in entries
+        for operation in entry.operations
+        if isinstance(operation, journal.Record)
+        and operation.event.get("event") in ("pivot", "rollback", "live")
+        and entry.number not in undone
+    ]
 
 
 def before(run: RunDir, name: str) -> Before:

@@ -221,10 +221,9 @@ def history(rows: list[dict[str, Any]]) -> list[str]:
         gone = "  (taken back)" if row["taken_back"] else ""
         lineage = f"  lineage {row['lineage'][:8]}" if row["lineage"] else ""
         archive = f"  {row['archive']}" if row["archive"] else ""
-        lines.append(
-            f"{mark} {row['generation']:>2}  step {row['step']:,}  {row['kind']}{lineage}{archive}{gone}"
-        )
-        if row["changes"] and row["kind"] == "pivot":
+        number = "" if row["generation"] is None else row["generation"]
+        lines.append(f"{mark} {number:>2}  step {row['step']:,}  {row['kind']}{lineage}{archive}{gone}")
+        if row["changes"] and row["kind"] != "rollback":
             for change in row["changes"]:
                 key = change["field"] if change["arm"] is None else f"{change['arm']}.{change['field']}"
                 lines += _wrap(f"{key}: {_brief(change['old'], change['new'])}", "      ")
