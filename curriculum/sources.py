@@ -7,7 +7,7 @@ from bandit.arms import ArmSpec
 from bandit.scheduler import Scheduler
 from curriculum.arms import arm_spec
 from curriculum.config import Config
-from curriculum.eligibility import Phase, why_not
+from curriculum.eligibility import Phase, phases, why_not
 from curriculum.errors import Exit, FirehoseError
 from curriculum.tokens.corpus import Corpus
 
@@ -86,3 +86,10 @@ def open_phase(config: Config, scheduler: Scheduler, phase: Phase, ids: dict[str
             next=f"firehose data build {config.path}",
         )
     return [f"bounds relaxed: {message}" for message in scheduler.set_eligible(live, restart=True)]
+
+
+def rest(config: Config, scheduler: Scheduler, ids: dict[str, int], step: int) -> list[str]:
+    """After a change of arms, bounds or data: take back what was issued and not trained, and share anew."""
+    scheduler.cancel_from(step + 1)
+    now = [phase for phase in phases(config) if phase.first_step <= step + 1][-1]
+    return open_phase(config, scheduler, now, ids)

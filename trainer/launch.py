@@ -14,10 +14,9 @@ from bandit.scheduler import Scheduler
 from curriculum import config as configs
 from curriculum.arms import scheduler_config
 from curriculum.config import Config
-from curriculum.eligibility import phases
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.rule import Gate
-from curriculum.sources import open_corpus, open_phase, specs
+from curriculum.sources import open_corpus, rest, specs
 from curriculum.tokens.corpus import Corpus
 from state import checkpoints
 from state.checkpoints import MODEL, OPTIMIZER, Checkpoint
@@ -307,10 +306,3 @@ def halted(run: RunDir, halt: dict[str, Any]) -> FirehoseError:
         path=run.state,
         next=f"firehose samples {run.root}; to go on regardless: firehose run {run.config} --clear-halt",
     )
-
-
-def rest(config: Config, scheduler: Scheduler, ids: dict[str, int], step: int) -> list[str]:
-    """After a change of arms, bounds or data: take back what was issued and not trained, and share anew."""
-    scheduler.cancel_from(step + 1)
-    now = [phase for phase in phases(config) if phase.first_step <= step + 1][-1]
-    return open_phase(config, scheduler, now, ids)
