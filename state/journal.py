@@ -259,6 +259,8 @@ def undoing(run: RunDir, number: int | None, *, now: str) -> Transaction:
     for operation in reversed(entry.operations):
         if isinstance(operation, Put):
             target = run.root / operation.target
+            if target == run.history:
+                continue  # it is told on, never back; what was replaced stays in `before/`
             if not target.exists() or sha256_file(target) != operation.sha256:
                 raise _changed_since(target, entry)
             if operation.old is None:

@@ -210,14 +210,14 @@ def launches(events: list[dict[str, Any]], pivot: str | None = None) -> list[Lau
     story begins with; what was before it is another story.
     """
     standing: list[Launch] = []
-    undone = {event.get("undoes") for event in events if event.get("event") == "undo"}
+    undone = _undone(events)
     for event in events:
         kind, step = event.get("event"), event.get("step", 0)
-        if event.get("transaction") in undone and kind in ("live", *RECONCILED):
+        if event.get("transaction") in undone and kind in ("live", "repair", *RECONCILED):
             continue
         if kind == "launch" or (pivot is not None and event.get("transaction") == pivot):
             standing = []
-        elif kind in ("resume", "live"):
+        elif kind in ("resume", "live") or (kind == "repair" and "source" in event):
             again = event.get("source") == "checkpoint"
             gone = [found for found in standing if found.step >= step + (not again)]
             standing = standing[: len(standing) - len(gone)]
@@ -237,6 +237,15 @@ def _joined(changes: list[Changes]) -> Changes:
             own["old"] = {**found["old"], **own["old"]}
             own["new"] = {**own["new"], **found["new"]}
     return whole
+
+
+def _undone(events: list[dict[str, Any]]) -> set[str]:
+    """Names of the changes that were undone, an undone undoing aside."""
+    undone: set[str] = set()
+    for event in reversed(events):
+        if event.get("event") == "undo" and event.get("transaction") not in undone:
+            undone.add(event["undoes"])
+    return undone
 
 
 def committed(path: Path, payload: dict[str, Any], name: str) -> list[bytes]:
