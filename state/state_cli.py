@@ -8,7 +8,7 @@ import typer
 
 from curriculum.console import command, emit_json, say
 from curriculum.errors import Exit, FirehoseError
-from state import target
+from state import check_cli, target
 from state.cli import RUNS, Json, RunsDir
 from state.target import Target
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from state.change import Change
 
 state_app = typer.Typer(no_args_is_help=True, help="Inspect, check, edit and undo the state of a run.")
+state_app.add_typer(check_cli.app)
 
 TargetName = Annotated[
     str | None,
