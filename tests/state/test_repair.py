@@ -1,0 +1,596 @@
+"""A real run damaged in every way that has a name: diagnosed by it, repaired as planned, clean after, undone byte for byte."""
+
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from curriculum.errors import Exit, FirehoseError
+from curriculum.files import TEMPORARY
+from state import check, envelope, explain, journal, repair, salvage, story
+from state.envelope import Parent
+from state.journal import Transaction
+from state.lock import RunLock
+from state.process import this_process
+from state.recover import look
+from state.rows import read_rows
+from state.run_dir import RunDir
+from state.state_cli import state_app
+from state.store import StateStore
+from state.validate import problems
+from tests.fixtures import tiny
+from tests.fixtures.runs import go, the_run, the_state
+
+NOW = "2026-01-02T03:04:05Z"
+OTHER = "0f9c2f66-7a55-4f0e-9d0f-6f5a5b9f2a11"
+STATE = "tiny.state.json"
+DEAD = ".tiny.state.json.999999999-0123abcd.tmp"
+LAST = 24
+Damage = Callable[[RunDir], Any]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run stopped at step 24, with checkpoints of steps 20 and 24, and versions of steps 0, 10 and 20."""
+    root = tmp_path_factory.mktemp("repair")
+    config = tiny.make(root, ("steps = 60", "steps = 30")).path
+    assert go(config, until=LAST)["exit"] == Exit.STOPPED
+    return root
+
+
+@pytest.fixture
+def world(base: Path, tmp_path: Path) -> Path:
+    shutil.copytree(base, tmp_path / "world")
+    return tmp_path / "world"
+
+
+@pytest.fixture
+def run(world: Path) -> RunDir:
+    return RunDir(world / "runs/tiny")
+
+
+def content(run: RunDir) -> dict[str, bytes]:
+    """Every file that a repair may touch and an undo must bring back."""
+    own = ("archive", "journal", run.history.name, run.versions.name)
+    return {
+        str(path.relative_to(run.root)): path.read_bytes()
+        for path in sorted(run.root.rglob("*"))
+        if path.is_file() and path.relative_to(run.root).parts[0] not in own
+    }
+
+
+def whole(run: RunDir) -> dict[str, bytes]:
+    """Every file."""
+    return {str(path): path.read_bytes() for path in sorted(run.root.rglob("*")) if path.is_file()}
+
+
+# Damage.
+
+
+def text(name: str, change: Callable[[bytes], bytes]) -> Damage:
+    def damage(run: RunDir) -> None:
+        path = run.root / name
+        before = path.read_bytes()
+        path.unlink()  # a version may be a hard link of it
+        path.write_bytes(change(before))
+        assert path.read_bytes() != before
+
+    return damage
+
+
+def by_hand(change: Callable[[dict[str, Any]], Any]) -> Damage:
+    """As an editor leaves the state: sound JSON, hashes as they were."""
+
+    def edited(data: bytes) -> bytes:
+        body = json.loads(data)
+        change(body)
+        return (json.dumps(body, sort_keys=True, indent=2) + "\n").encode()
+
+    return text(STATE, edited)
+
+
+def sealed(change: Callable[[dict[str, Any], dict[str, Any]], Any]) -> Damage:
+    """As a program with a defect leaves the state: sealed. change gets the payload and the fields of the header."""
+
+    def remade(data: bytes) -> bytes:
+        old = envelope.open_envelope(data, Path(STATE))
+        payload = old.payload
+        keys = ("lineage", "serial", "step", "written_at", "config_sha256", "parent")
+        header = {key: getattr(old, key) for key in keys}
+        change(payload, header)
+        return envelope.seal(envelope.make(payload, **header))
+
+    return text(STATE, remade)
+
+
+def arm(name: str, **fields: Any) -> Callable[..., Any]:
+    def change(payload: dict[str, Any], *_: Any) -> None:
+        payload.get("payload", payload)["bandit"]["arms"][name].update(fields)
+
+    return change
+
+
+def config(old: str, new: str) -> Damage:
+    """The run's own config changed, and the user's with it, as an edit of both would."""
+
+    def damage(run: RunDir) -> None:
+        for path in (run.config, run.root.parents[1] / "tiny.toml"):
+            assert old in path.read_text()
+            path.write_text(path.read_text().replace(old, new))
+
+    return damage
+
+
+def data_of(name: str) -> Callable[[RunDir], Path]:
+    return lambda run: run.root.parents[1] / f"data/tiny/{name}.btok"
+
+
+def rebuilt(run: RunDir) -> None:
+    """A source's data is another: shorter by a few documents, built anew."""
+    folder = run.root.parents[1]
+    manifest = json.loads((folder / "data/tiny/manifest.json").read_bytes())
+    first, second = (manifest["sources"][name]["train"] for name in ("alpha", "beta"))
+    (folder / "data/tiny/beta.btok").write_bytes((folder / "data/tiny/alpha.btok").read_bytes())
+    second |= {key: first[key] for key in ("bytes", "documents", "tokens", "sha256")}
+    (folder / "data/tiny/manifest.json").write_text(json.dumps(manifest))
+
+
+def grown(run: RunDir) -> None:
+    """The state does not know a source that is configured."""
+
+    def forget(payload: dict[str, Any], header: dict[str, Any]) -> None:
+        identity = payload["bandit"]["arms"].pop("gamma")["id"]
+        bandit = payload["bandit"]
+        bandit["tickets"] = [ticket for ticket in bandit["tickets"] if ticket["arm"] != identity]
+        for deal in bandit["deals"]:
+            deal["shares"].pop(str(identity))
+        payload["reward"].pop(str(identity))
+        payload["data"].pop("gamma")
+        payload["edited"] = []
+        total = sum(record["served"] for record in bandit["arms"].values())
+        for record in bandit["arms"].values():
+            record["offered"] = total
+        header["serial"] += 1
+
+    sealed(forget)(run)
+
+
+def hollow(data: bytes) -> bytes:
+    """A checkpoint's copy of the state is damaged, and nothing else of it."""
+    body = json.loads(data)
+    arm("beta", pulls=1)(body["state"])
+    return json.dumps(body).encode()
+
+
+def zombie(run: RunDir) -> None:
+    """An arm that no config has, as old states were full of them."""
+
+    def add(payload: dict[str, Any], header: dict[str, Any]) -> None:
+        arms = payload["bandit"]["arms"]
+        arms["ghost"] = {**arms["gamma"], "id": 77, "pulls": 90_000, "cursor": 100}
+        header["serial"] += 1
+
+    sealed(add)(run)
+
+
+def older_edit(run: RunDir) -> None:
+    """The state of an older step was edited, and the weights have gone on."""
+    old = envelope.open_envelope((run.versions / "3.json").read_bytes(), run.state)
+    edit = {"serial": 9, "what": "rm gamma", "op": "rm", "args": {"arm": "gamma"}}
+    keys = {"lineage": old.lineage, "step": old.step, "config_sha256": old.config_sha256}
+    new = envelope.make({**old.payload, "edits": [edit]}, serial=9, written_at=NOW, **keys)
+    run.state.write_bytes(envelope.seal(new))
+
+
+def begun(run: RunDir) -> None:
+    """A transaction that was cut right after it began."""
+    tx = Transaction(run, "polish", "a change cut short", now=NOW)
+    tx.put(run.root / "note.txt", b"done")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "_do", lambda *rest: None)
+        tx.commit()
+    assert run.journal.is_dir()
+
+
+def leftovers(run: RunDir) -> None:
+    (run.root / DEAD).write_text("half")
+    (run.versions / DEAD).write_text("half")
+    (run.checkpoints / "step_30.tmp-999999999").mkdir()
+    (run.checkpoints / "step_30.tmp-999999999/model.safetensors").write_text("half")
+
+
+def nan(field: str) -> Damage:
+    import re
+
+    pattern = rf'("alpha": \{{[^}}]*?"{field}": )[^,\n]+'.encode()
+    return text(STATE, lambda data: re.sub(pattern, rb"\1NaN", data, count=1))
+
+
+CASES: dict[str, tuple[set[str], Damage, dict[str, Any]]] = {
+    "cut": ({"F0001"}, text(STATE, lambda data: data[: len(data) // 2]), {}),
+    "zeros": ({"F0001"}, text(STATE, lambda data: b"\0" * len(data)), {}),
+    "missing": ({"F0001"}, lambda run: run.state.unlink(), {}),
+    "version": ({"F0001"}, text(f"{STATE}.d/2.json", lambda data: data[:99]), {}),
+    "history": ({"F0001"}, text("history.jsonl", lambda data: b'{"event\n' + data), {}),
+    "effective": ({"F0001"}, text("effective.json", lambda data: data[:99]), {}),
+    "edited": ({"F0002"}, by_hand(arm("alpha", mean=0.9)), {}),
+    "accepted": ({"F0002"}, by_hand(arm("alpha", mean=0.9)), {"accept_edit": True}),
+    "header": ({"F0002"}, by_hand(lambda body: body.update(serial=40)), {}),
+    "excluded": ({"F0003"}, config("probe_every = 7", 'probe_every = 7\nexclude_sources = ["gamma"]'), {}),
+    "capped": ({"F0003"}, config('gamma.jsonl"', 'gamma.jsonl"\ncap = 0.0'), {}),
+    "no data": ({"F0003", "F0004"}, lambda run: data_of("gamma")(run).unlink(), {}),
+    "new data": ({"F0005"}, rebuilt, {}),
+    "new source": ({"F0006"}, grown, {}),
+    "drift": ({"F0007"}, config("cap = 0.8", "cap = 0.6"), {}),
+    "nan": ({"F0008"}, nan("mean"), {}),
+    "nans": ({"F0008"}, nan("cursor"), {}),
+    "null": ({"F0002", "F0008"}, by_hand(arm("alpha", weight_sum=None)), {}),
+    "pulls": ({"F0009"}, sealed(arm("alpha", pulls=1)), {}),
+    "twice": ({"F0009"}, sealed(lambda p, h: arm("alpha", id=p["bandit"]["arms"]["beta"]["id"])(p)), {}),
+    "ticket": ({"F0009"}, sealed(lambda p, h: p["bandit"]["tickets"].pop()), {}),
+    "next ticket": ({"F0009"}, sealed(lambda p, h: p["bandit"].update(next_ticket=3)), {}),
+    "stray": ({"F0009"}, sealed(lambda p, h: p["reward"].update({"77": {"pulls": 1, "fast": 1.0}})), {}),
+    "zombie": ({"F0003"}, zombie, {}),
+    "floor": ({"F0007", "F0010"}, sealed(lambda p, h: (arm("alpha", floor=0.9)(p), h.update(serial=9))), {}),
+    "doubled": (
+        {"F0011"},
+        text(STATE, lambda d: d.replace(b'"halt": null', b'"halt": null,\n"halt": 1')),
+        {},
+    ),
+    "newer": (
+        {"F0012"},
+        text(
+            STATE, lambda d: d.replace(b'"version": 2', b'"version": 9').replace(b'"step": 24', b'"step": 25')
+        ),
+        {"discard_newer": True},
+    ),
+    "weights": ({"F0013"}, text("checkpoints/step_24/model.safetensors", lambda d: d[:-1] + b"\7"), {}),
+    "gone": ({"F0013"}, lambda run: shutil.rmtree(run.checkpoints / "step_24"), {}),
+    "old one": ({"F0013"}, text("checkpoints/step_20/checkpoint.json", lambda d: d[:99]), {}),
+    "copy": ({"F0013"}, text("checkpoints/step_24/checkpoint.json", hollow), {}),
+    "two stories": ({"F0013"}, sealed(lambda p, h: p["loop"].update(forgiven=2)), {}),
+    "lineage": ({"F0014"}, sealed(lambda p, h: h.update(lineage=OTHER)), {}),
+    "older edit": ({"F0014"}, older_edit, {}),
+    "leftovers": ({"F0015"}, leftovers, {}),
+    "journal": ({"F0015"}, begun, {}),
+    "loss middle": ({"F0016"}, text("tiny.loss.json", lambda d: d[:99] + b"\0\0\0\0" + d[103:]), {}),
+    "loss cut": ({"F0016"}, text("tiny.loss.json", lambda d: d[:300]), {}),
+    "loss gone": ({"F0016"}, lambda run: run.loss.unlink(), {}),
+    "pulls torn": ({"F0016"}, text("tiny.pulls.json", lambda d: d[:900] + b"~" * 300 + d[1200:]), {}),
+    "sample cut": ({"F0016"}, text("tiny.samples.json", lambda d: d[:99]), {}),
+}
+QUIET = {"F0006", "F0015"}  # findings that the next launch clears, told as information
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_damage_is_diagnosed_repaired_and_undone(name: str, run: RunDir) -> None:
+    expected, damage, options = CASES[name]
+    damage(run)
+    before, every = content(run), whole(run)
+    found = check.check(run)
+    above = {one.id for one in found if one.severity != "info"}
+    assert above == (expected if name == "journal" else expected - QUIET)
+    assert expected <= {one.id for one in found}
+    assert all(one.fix for one in found)
+
+    dry = repair.plan(run, **options, now=lambda: NOW)
+    assert whole(run) == every
+    made = repair.plan(run, **options, now=lambda: NOW)
+    assert made.actions == dry.actions
+    assert dry.actions
+    assert made.left == []
+    repair.apply(made)
+
+    after = [one for one in check.check(run) if one.severity != "info"]
+    assert after == []
+    assert repair.plan(run).actions == []
+    seen = look(run, StateStore(run.state))
+    assert (seen.findings, seen.damaged, seen.settled.source) == ([], [], "state")
+    assert seen.state is not None
+    assert seen.state.step == seen.settled.step
+
+    journal.undo(run, None, now=NOW)
+    undone = content(run)
+    undone.pop("note.txt", None)
+    assert undone == before
+
+
+def test_a_damaged_pivot_is_not_taken_back(run: RunDir) -> None:
+    """Before the first checkpoint of its lineage, a pivot's state is in the archive alone."""
+    old = envelope.open_envelope(run.state.read_bytes(), run.state)
+    parent = Parent(old.lineage, old.serial, old.step)
+    keys = {"step": old.step, "written_at": NOW, "config_sha256": old.config_sha256, "parent": parent}
+    tx = Transaction(run, "polish", "a pivot", now=NOW)
+    new = envelope.make(old.payload, lineage=OTHER, serial=old.serial + 1, **keys)
+    tx.put(run.state, envelope.seal(new))
+    tx.keep(run.state, run.versions / f"{old.serial}.json")
+    tx.commit()
+    assert check.check(run) == []
+    CASES["cut"][1](run)
+    repair.apply(repair.plan(run))
+    state = StateStore(run.state).read()[0]
+    assert state is not None
+    assert (state.lineage, state.parent) == (OTHER, parent)
+    assert check.check(run) == []
+
+
+LAUNCHED = ("effective", "accepted", "no data", "new source", "nan", "gone", "lineage", "pulls torn")
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_a_launch_goes_on_from_a_repaired_run(name: str, world: Path, run: RunDir) -> None:
+    _, damage, options = CASES[name]
+    damage(run)
+    repair.apply(repair.plan(run, **options))
+    serial = envelope.open_envelope(run.state.read_bytes(), run.state).serial
+    assert go(world / "tiny.toml")["exit"] in (Exit.OK, Exit.ALARMS)
+    state = the_state(world / "tiny.toml")
+    assert state.step == 30
+    assert state.serial > serial
+    assert [row[0] for row in read_rows(run.loss)] == list(range(1, 31))
+
+
+def test_a_repair_prunes_as_a_launch_would(world: Path, tmp_path: Path) -> None:
+    """The picks and losses after it are the same bits."""
+    shutil.copytree(world, tmp_path / "other")
+    losses = []
+    for root in (world, tmp_path / "other"):
+        run = the_run(root / "tiny.toml")
+        data_of("gamma")(run).unlink()
+        if root == world:
+            repair.apply(repair.plan(run))
+            assert set(the_state(root / "tiny.toml").payload["bandit"]["arms"]) == {"alpha", "beta"}
+        go(root / "tiny.toml")
+        losses.append((run.loss.read_bytes(), run.pulls.read_bytes()))
+    assert losses[0] == losses[1]
+
+
+def test_a_run_is_explained_across_repairs(world: Path, run: RunDir) -> None:
+    """A replay makes what a repair did where the run did, and nothing of one that was undone."""
+    gamma = data_of("gamma")(run)
+    gamma.rename(gamma.with_suffix(".kept"))
+    repair.apply(repair.plan(run))
+    journal.undo(run, None, now=NOW)
+    gamma.with_suffix(".kept").rename(gamma)
+    by_hand(arm("alpha", mean=0.9))(run)
+    repair.apply(repair.plan(run, accept_edit=True))
+    go(world / "tiny.toml")
+    body = explain.verify(story.read(run))
+    assert (body["found"], body["missing"]) == (body["picks"], [])
+
+
+def test_rows_are_rebuilt_from_the_pulls(run: RunDir) -> None:
+    before = run.loss.read_bytes()
+    CASES["loss middle"][1](run)
+    repair.apply(repair.plan(run))
+    assert run.loss.read_bytes() == before
+
+
+def test_what_is_lost_for_good_is_said_by_step(run: RunDir) -> None:
+    lines = run.pulls.read_bytes().split(b"\n")
+    run.pulls.write_bytes(b"\n".join([*lines[:7], b"~" * 50, *lines[8:]]))
+    whats = [action.what for action in repair.plan(run).actions]
+    assert "lost for good, pulls of steps 7" in whats
+
+
+def test_one_bad_arm_does_not_lose_the_others(run: RunDir) -> None:
+    """An edit that no checkpoint has, and a bad number in another arm: the edit stays, the arm is the sound copy's."""
+    old = envelope.open_envelope(run.state.read_bytes(), run.state)
+
+    def edit(payload: dict[str, Any], header: dict[str, Any]) -> None:
+        arm("beta", weight_sum=9.0)(payload)
+        header["serial"] += 1
+
+    sealed(edit)(run)
+    nan("weight_sum")(run)
+    assert {one.arm for one in check.check(run)} == {"alpha"}
+    repair.apply(repair.plan(run))
+    arms = StateStore(run.state).read()[0].payload["bandit"]["arms"]  # type: ignore[union-attr]
+    assert arms["beta"]["weight_sum"] == 9.0
+    assert arms["alpha"]["weight_sum"] == old.payload["bandit"]["arms"]["alpha"]["weight_sum"]
+
+
+def test_an_arm_without_a_sound_copy_keeps_its_counts_and_learns_anew(run: RunDir) -> None:
+    body = json.loads(run.state.read_bytes())
+    before = dict(body["payload"]["bandit"]["arms"]["alpha"])
+    body["payload"]["bandit"]["arms"]["alpha"]["reward_sum"] = None
+    done = salvage.mend(body["payload"], [], window=2)
+    after = body["payload"]["bandit"]["arms"]["alpha"]
+    assert (after["weight_sum"], after["mean"]) == (0.0, None)
+    assert all(after[key] == before[key] for key in ("id", "cursor", "pulls", "windows", "served"))
+    assert len(done) == 1
+    assert "alpha" in done[0]
+
+
+def test_a_torn_file_is_read_line_by_line(run: RunDir) -> None:
+    data = run.state.read_bytes()
+    lines = data.split(b"\n")
+    at = next(number for number, line in enumerate(lines) if b'"beta": {' in line)
+    lines[at + 2] = b"\xff\xfe torn"
+    loose = salvage.read(b"\n".join(lines))
+    assert loose is not None
+    assert loose.payload is not None
+    assert list(salvage.bad_arms(loose.payload)) == ["beta"]
+    expected = json.loads(data)["payload"]["bandit"]["arms"]
+    arms = loose.payload["bandit"]["arms"]
+    assert all(arms[name] == expected[name] for name in ("alpha", "gamma"))
+
+
+def test_only_some_findings(run: RunDir) -> None:
+    leftovers(run)
+    CASES["loss middle"][1](run)
+    torn = run.loss.read_bytes()
+    made = repair.plan(run, only={"F0015"})
+    repair.apply(made)
+    assert [one.id for one in made.left] == ["F0016"]
+    assert run.loss.read_bytes() == torn
+    assert {one.id for one in check.check(run)} == {"F0016"}
+    with pytest.raises(FirehoseError, match="F0099"):
+        repair.select("F0003,F0099")
+
+
+def test_what_no_repair_can_clear_is_left_and_said(run: RunDir) -> None:
+    shutil.rmtree(run.checkpoints)
+    made = repair.plan(run)
+    assert made.actions == []
+    assert [one.id for one in made.left] == ["F0013"]
+    assert "--name OTHER" in str(made.left[0].fix)
+
+
+def test_infeasible_bounds_of_the_config_name_arm_and_keys(run: RunDir) -> None:
+    run.config.write_text(run.config.read_text().replace("floor = 0.3", "floor = 0.3\nmin_share = 2.0"))
+    found = [one for one in check.check(run) if one.severity != "info"]
+    assert [one.id for one in found] == ["F0010"]
+    assert "beta" in found[0].message
+    assert "min_share" in found[0].message
+    assert repair.plan(run).actions == []
+
+
+def test_a_newer_schema_is_refused_untouched(run: RunDir) -> None:
+    CASES["newer"][1](run)
+    before = whole(run)
+    with pytest.raises(FirehoseError) as caught:
+        repair.plan(run)
+    assert caught.value.exit_code is Exit.NEWER_SCHEMA
+    assert whole(run) == before
+
+
+def test_an_edit_that_no_launch_could_take_is_refused(run: RunDir) -> None:
+    by_hand(lambda body: body["payload"]["bandit"].update(next_ticket=1))(run)
+    with pytest.raises(FirehoseError, match="could not go on") as caught:
+        repair.plan(run, accept_edit=True)
+    assert caught.value.exit_code is Exit.REFUSED
+
+
+def test_read_data_finds_a_changed_byte(run: RunDir) -> None:
+    path = data_of("beta")(run)
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+    assert check.check(run) == []
+    found = check.check(run, read_data=True)
+    assert [(one.id, one.arm) for one in found] == [("F0005", "beta")]
+
+
+def test_a_run_without_its_data_is_checked_as_far_as_it_goes(world: Path, run: RunDir) -> None:
+    shutil.rmtree(world / "data")
+    nan("mean")(run)
+    assert {one.id for one in check.check(run)} == {"F0004", "F0008"}
+    repair.apply(repair.plan(run))
+    assert {one.id for one in check.check(run)} == {"F0004"}
+
+
+def test_a_run_at_work_gives_no_false_findings(run: RunDir) -> None:
+    process = {**msgspec.to_builtins(this_process(time.time())), "end": None}
+    run.process.write_text(json.dumps(process))
+    with run.loss.open("ab") as file:
+        file.write(b",\n[25,3.0]")
+    (run.checkpoints / f"step_30.tmp-{os.getpid()}").mkdir()
+    shutil.rmtree(run.checkpoints / "step_24")  # as retention might, after the state was read
+    assert check.check(run) == []
+
+
+def test_a_sound_run_has_no_finding_at_any_commit(run: RunDir) -> None:
+    from state.story import read_config
+
+    paths = [run.state, *(path for _, path in StateStore(run.state).versions())]
+    found = [envelope.open_envelope(path.read_bytes(), path) for path in paths]
+    assert {one.step for one in found} == {0, 10, 20, LAST}
+    for one in found:
+        assert problems(one.payload, step=one.step, config=read_config(run)) == []
+    assert check.check(run, read_data=True) == []
+
+
+def test_random_damage_is_found_and_repaired(run: RunDir) -> None:
+    """Any few bytes of the state file: found or without effect, repaired, and never silently different."""
+    draw, data = random.Random(5), run.state.read_bytes()
+    sound = envelope.open_envelope(data, run.state)
+    for path in (run.versions / "1.json", run.versions / "2.json"):  # fewer to read each time
+        path.unlink()
+    shutil.rmtree(run.checkpoints / "step_20")
+    keep = {path: path.read_bytes() for path in run.versions.iterdir()}
+    silent = 0
+    for number in range(200):
+        hurt = bytearray(data)
+        at = draw.randrange(len(hurt))
+        kind = draw.choice(("flip", "cut", "drop", "digit", "block"))
+        if kind == "flip":
+            hurt[at] ^= 1 << draw.randrange(8)
+        elif kind == "cut":
+            del hurt[at:]
+        elif kind == "drop":
+            del hurt[at : at + draw.randrange(1, 400)]
+        elif kind == "digit":
+            digits = [place for place, byte in enumerate(hurt) if byte in b"0123456789"]
+            hurt[draw.choice(digits)] = draw.choice(b"0123456789")
+        else:
+            hurt[at : at + 64] = b"\0" * 64
+        run.state.unlink()
+        run.state.write_bytes(hurt)
+        found = check.check(run)
+        if not found:  # white space, or the very bytes
+            silent += 1
+            assert envelope.open_envelope(bytes(hurt), run.state).payload == sound.payload
+            continue
+        assert {one.id for one in found} <= {"F0001", "F0002", "F0008", "F0009", "F0010", "F0011", "F0012"}
+        if number % 4:
+            continue
+        repair.apply(repair.plan(run, discard_newer=True, now=lambda: NOW))
+        assert check.check(run) == []
+        state = StateStore(run.state).read()[0]
+        assert state is not None
+        assert (state.payload, state.step) == (sound.payload, sound.step)
+        shutil.rmtree(run.archive)
+        for path in run.versions.iterdir():
+            path.unlink()
+        for path, old in keep.items():
+            path.write_bytes(old)
+    assert silent < 60
+
+
+# The command line.
+
+
+def invoke(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(state_app, [str(word) for word in words])
+    return result.exit_code, result.stdout
+
+
+def test_the_commands(run: RunDir) -> None:
+    assert invoke("check", run.root)[0] == Exit.OK
+    CASES["nan"][1](run)
+    code, out = invoke("check", run.root, "--json")
+    body = json.loads(out)
+    assert (code, body["schema"]) == (Exit.DAMAGED, "state-check/1")
+    assert set(body["findings"][0]) == {"id", "severity", "arm", "message", "fix"}
+    assert body["findings"][0]["id"] == "F0008"
+    code, out = invoke("repair", run.root, "--dry-run", "--json")
+    dry = json.loads(out)
+    assert (code, dry["undo"]) == (Exit.OK, None)
+    code, out = invoke("repair", run.root, "--json")
+    done = json.loads(out)
+    assert code == Exit.OK
+    assert done["actions"] == dry["actions"]
+    assert invoke("check", run.root)[0] == Exit.OK
+    assert "nothing to do" in invoke("repair", run.root)[1]
+    assert invoke("restore", *done["undo"].split()[3:])[0] == Exit.OK
+    assert invoke("check", run.root)[0] == Exit.DAMAGED
+    assert invoke("check", run.state)[0] == Exit.DAMAGED
+    assert invoke("check", run.versions / "2.json")[0] == Exit.OK
+    assert invoke("check", run.checkpoints / "step_24")[0] == Exit.OK
+
+
+def test_a_run_in_use_is_not_repaired(run: RunDir) -> None:
+    with RunLock(run.lock):
+        code, out = invoke("repair", run.root, "--json")
+    assert code == Exit.LOCKED
+    assert json.loads(out)["error"]["next"] == f"firehose stop {run.root}"
+    assert TEMPORARY.fullmatch(DEAD)
