@@ -18,6 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from curriculum.errors import Exit, FirehoseError
 from state import requests
@@ -120,7 +121,9 @@ class Driver:
             while left > 0 and self.told.sent < most - 2 and process.poll() is None:
                 left -= 1
                 self.some_moment(process)
-            if process.poll() is None and not self.told.problems:
+            if process.poll() is not None:
+                self.told.problems.append("it stopped, and nobody had asked for that")
+            elif not self.told.problems:
                 self.stop(process)
             code = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -151,7 +154,8 @@ class Driver:
         kind = self.draw.choice(("once", "twice", "while served", "together", "fork"))
         if kind == "fork" and self.forks:
             self.told.kinds[kind] += 1
-            os.kill(int(self.run.log.read_text()), signal.SIGUSR1)
+            with contextlib.suppress(ProcessLookupError):  # where it stopped, that is told by itself
+                os.kill(int(self.run.log.read_text()), signal.SIGUSR1)
             return
         first = self.send("checkpoint", kind)
         if kind == "twice":
@@ -265,6 +269,15 @@ def main() -> int:
     if options.loop is not None:
         return loop(options.loop, options.seed)
     draw, held = Random(options.seed), True
+    promptly = requests._signal
+
+    def sleepily(*rest: Any) -> None:
+        """Some of those who ask are put to sleep between the request's write and its signal."""
+        if draw.random() < 0.3:
+            time.sleep(draw.random() * 0.02)
+        promptly(*rest)
+
+    requests._signal = sleepily
     with tempfile.TemporaryDirectory() as folder:
         if options.count:
             run, told = RunDir(Path(folder, "loop")), Told()
