@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from curriculum.errors import Exit, FirehoseError
-from state import apply, explain, journal, outlook, polish, story
+from state import apply, explain, generations, journal, outlook, polish, story
 from state.rows import read_rows
 from state.run_dir import RunDir
 from state.verify import verify
@@ -170,6 +170,18 @@ def test_every_pick_since_the_pivot_is_explained_and_found(whole: RunDir) -> Non
     assert {arm["name"]: arm["cap"] for arm in body["arms"]}["alpha"] == 0.4
     with pytest.raises(FirehoseError, match="19 to 45"):
         explain.explain(story.read(whole), 18)
+
+
+def test_every_pick_since_a_rollback_is_found_too(pivoted: Path, tmp_path: Path) -> None:
+    """It begins with what the bandit before the pivot knew, its untrained picks and a goal's gradient included."""
+    run = copied(pivoted, tmp_path)
+    go(run.config, until=24)
+    _, plan = generations.rollback(run, None, keep_weights=False, now=0.0)
+    assert plan is not None
+    apply.apply(run, plan, polish.save(run, plan, None), yes=True, resume=False, say=lambda words: None)
+    go(run.config)
+    found = verify(story.read(run))
+    assert ([(m.step, m.what) for m in found.missing], found.found) == ([], 27 * 4)
 
 
 def test_a_goals_loss_measured_before_the_pivot_is_forgotten(tmp_path: Path) -> None:
