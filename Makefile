@@ -73,7 +73,7 @@ bench-bandit: install
 faults: install
 	FAULTS_INSTALL=1 nice $(BIN)/python -m tests.faults
 	nice $(BIN)/python -m tests.faults.signals --count 500 --real 50
-	FIREHOSE_FAULTS=1 nice $(BIN)/python -m pytest tests/e2e/test_live.py tests/e2e/test_pivoted.py
+	FIREHOSE_FAULTS=1 nice $(BIN)/python -m pytest tests/e2e/test_live.py tests/e2e/test_pivoted.py tests/e2e/test_fork.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

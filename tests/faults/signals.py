@@ -31,7 +31,7 @@ from trainer.desk import Desk
 from trainer.signals import Flags
 
 BOUNDARY = 10
-PATIENCE = 60.0  # seconds without an answer after which a request counts as lost
+PATIENCE = 120.0  # seconds without an answer after which a request counts as lost
 CONFIG_SHA = "c" * 64
 
 
@@ -137,7 +137,8 @@ class Driver:
 
     def start_up(self, process: subprocess.Popen[str]) -> None:
         """Ask from the first moment on, until it is heard: before the handler, after it, while it loads."""
-        deadline, pause = time.monotonic() + PATIENCE, self.draw.random() * 0.01
+        deadline = time.monotonic() + PATIENCE
+        pause = self.draw.random() * (0.01 if self.forks else 0.1)
         while process.poll() is None:
             if (asked := self.send("checkpoint", "start-up")) is not None:
                 self.wait(asked)
