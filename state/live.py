@@ -21,9 +21,8 @@ def changes(old: Config, new: Config) -> dict[str, dict[str, dict[str, Any]]]:
     allowed = {f"sources.{name}.{key}": (name, key) for name in old.sources for key in BOUNDS}
     if others := [key for key in differing if key not in allowed]:
         raise _refused(f"more than bounds would change: {', '.join(others)}", new)
-    if phases(old) != phases(new):
-        before, after = ({name for phase in phases(c) for name in phase.sources} for c in (old, new))
-        moved = sorted(before ^ after)
+    before, after = ({name for phase in phases(c) for name in phase.sources} for c in (old, new))
+    if moved := sorted(before ^ after):
         raise _refused(f"{', '.join(moved)} would enter or leave the run", new, arm=moved[0])
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name, key in (allowed[key] for key in differing):

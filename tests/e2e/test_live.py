@@ -226,6 +226,16 @@ def test_only_bounds_that_can_hold_are_changes(begun: Path, edit: tuple[str, str
     assert sorted(run.root.iterdir()) == before
 
 
+def test_the_order_of_sources_in_the_file_is_no_change(begun: Path) -> None:
+    run = the_run(begun)
+    own = run.config.read_text()
+    head, alpha, rest = own.partition("[sources.alpha]\n")
+    table, _, others = rest.partition("[sources.beta]\n")
+    swapped = head + "[sources.beta]\n" + others.replace("floor = 0.1", "floor = 0.2") + alpha + table
+    found = live.changes(configs.load(run.config), polish.check(swapped, run.config, begun))
+    assert found == {"beta": {"old": {"floor": 0.1}, "new": {"floor": 0.2}}}
+
+
 # At a sync of the change: before its commit, right after it, in the middle, and after all of it; or at each of them.
 CUTS = range(1, 27) if os.environ.get("FIREHOSE_FAULTS") else (11, 12, 18)
 
