@@ -246,7 +246,10 @@ def _put_state(
         parent=parent,
         path=run.state,
     )
-    tx.put(run.state, envelope.seal(new))
+    sealed = envelope.seal(new)
+    tx.put(run.state, sealed)
+    # Were the file damaged before its first commit, the newest version would be one of the lineage that was left.
+    tx.put(run.versions / f"{new.serial}.json", sealed)
 
 
 # Back.

@@ -141,6 +141,15 @@ def test_a_pivot_keeps_what_was_read_and_forgets_what_was_learned(run: RunDir) -
     assert after["config.toml"].decode() == newest(run)[1].config
 
 
+def test_a_pivots_state_that_is_damaged_at_once_does_not_bring_the_old_one_back(run: RunDir) -> None:
+    pivot(run)
+    new = polish.current_state(run)
+    run.state.write_bytes(run.state.read_bytes()[:-100])
+    found, passed = StateStore(run.state).read()
+    assert found == new
+    assert [finding.id for finding in passed] == ["F0001"]
+
+
 def test_the_next_launch_goes_on_from_it_with_the_new_bounds(run: RunDir) -> None:
     pivot(run)
     found = look(run, StateStore(run.state))
@@ -259,7 +268,7 @@ class Cut(BaseException):
     """What ends the process in a test."""
 
 
-OPERATIONS = 7  # of the pivot's transaction: keep, four files, the prune and the pivot in the history
+OPERATIONS = 8  # of the pivot: keep, four files and a version, the prune and the pivot in the history
 
 
 @pytest.fixture(scope="module")
