@@ -223,7 +223,8 @@ def _insert(text: str, table: tuple[str, ...], line: str) -> str:
         return f"{text}{gap}\n[{name}]\n{line}\n"
     if not lines[at].endswith("\n"):
         lines[at] += "\n"
-    lines.insert(at + 1, f"{indent}{line}\n")
+    end = "\r\n" if lines[at].endswith("\r\n") else "\n"
+    lines.insert(at + 1, f"{indent}{line}{end}")
     return "".join(lines)
 
 

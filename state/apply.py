@@ -275,5 +275,5 @@ def _live(
 
 def _drop_draft(run: RunDir, plan: Plan) -> None:
     """The draft that a plan was made from is the run's config now."""
-    if polish.draft(run).exists() and polish.draft(run).read_text() == plan.config:
+    if polish.draft(run).exists() and polish.draft(run).read_bytes().decode() == plan.config:
         polish.discard_draft(run)

@@ -22,9 +22,9 @@ def edit(text: str, accept: Callable[[str], None], environment: Mapping[str, str
         path = Path(folder) / "config.toml"
         shown = text
         while True:
-            path.write_text(shown)
+            path.write_bytes(shown.encode())
             _run(command, path)
-            saved = path.read_text()
+            saved = path.read_bytes().decode()
             found = "".join(line for line in saved.splitlines(keepends=True) if not line.startswith(MARK))
             if found == text:
                 return text

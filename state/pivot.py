@@ -268,7 +268,7 @@ class Before:
     @property
     def config(self) -> str:
         """The text of the config before it."""
-        return (self.where / "config.toml").read_text()
+        return (self.where / "config.toml").read_bytes().decode()
 
 
 def pivots(run: RunDir) -> list[tuple[journal.Entry, dict[str, Any]]]:

@@ -98,7 +98,7 @@ def draft_text(run: RunDir) -> str:
     """The draft's text; the run's config where there is no draft. Raises FirehoseError(NOT_FOUND)."""
     for path in (draft(run), run.config):
         try:
-            return path.read_text()
+            return path.read_bytes().decode()
         except FileNotFoundError:
             continue
     raise FirehoseError(Exit.NOT_FOUND, "the run has no config.toml", path=run.config, next="firehose list")
@@ -111,7 +111,7 @@ def save_draft(run: RunDir, text: str) -> None:
     """
     new = check(text, draft(run), origin(run))
     refuse_forbidden(run, config_edit.changes(effective(run), configs.effective(new)))
-    if run.config.exists() and run.config.read_text() == text:
+    if run.config.exists() and run.config.read_bytes().decode() == text:
         discard_draft(run)
         return
     _make_folder(run)
@@ -145,7 +145,7 @@ def check(text: str, shown: Path, original: Path) -> Config:
     """A config's text through the one validator; errors name `shown`. Raises FirehoseError as `configs.load` does."""
     with tempfile.TemporaryDirectory() as made:
         copy = Path(made) / "text.toml"
-        copy.write_text(text)
+        copy.write_bytes(text.encode())
         try:
             config = configs.load(copy, original=original)
         except FirehoseError as error:
@@ -379,6 +379,18 @@ def refuse_stale(run: RunDir, plan: Plan, path: Path, now: float) -> None:
             f"the plan is stale: {why}; nothing was changed",
             path=path,
             next=f"firehose {again} {run.root}",
+        )
+
+
+def refuse_older_than_draft(run: RunDir, path: Path) -> None:
+    """Raise FirehoseError(STALE_PLAN) where a plan that nobody named is not that of the draft there is."""
+    plan = load(path)
+    if plan.kind != "rollback" and draft(run).exists() and draft(run).read_bytes().decode() != plan.config:
+        raise FirehoseError(
+            Exit.STALE_PLAN,
+            "the run's newest plan is not of the draft as it is now; nothing was changed",
+            path=draft(run),
+            next=f"firehose polish plan {run.root}; or name the plan: firehose polish apply {path}",
         )
 
 

@@ -198,6 +198,7 @@ def _find_plan(given: str | None, run: str | None, runs_dir: Path) -> tuple[Path
                 path=polish.folder(chosen),
                 next=f"firehose polish plan {chosen.root}",
             )
+        polish.refuse_older_than_draft(chosen, saved[-1])
         return saved[-1], chosen
     path = Path(given)
     if run is None:

@@ -126,6 +126,12 @@ def test_inline_and_dotted_tables_are_edited_or_refused_but_never_spoiled() -> N
         made("web.floor=0.3", text=inline)
 
 
+def test_line_ends_of_other_systems_stay() -> None:
+    text = TEXT.replace("\n", "\r\n")
+    for assignments in (("web.cap=0.1",), ("tales.cap=0.1",), ("tales.exclude=on", "web.floor=off")):
+        assert made(*assignments, text=text) == made(*assignments).replace("\n", "\r\n")
+
+
 def test_the_file_itself_stays(tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text(TEXT)

@@ -16,6 +16,7 @@ from curriculum import config as configs
 from curriculum.errors import Exit
 from curriculum.sources import open_corpus
 from state import apply, generations, journal, outlook, polish
+from state.check import check
 from state.rows import read_rows
 from state.run_dir import RunDir
 from state.store import StateStore
@@ -151,6 +152,7 @@ def compare(run: RunDir, other: RunDir) -> None:
 def uncut(stopped: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     run = copied(stopped, tmp_path_factory.mktemp("uncut") / "copy")
     pivot(run)
+    assert check(run) == []
     finish(run)
     assert [row[0] for row in read_rows(run.loss)] == list(range(1, STEPS + 1))
     return run
@@ -187,6 +189,7 @@ def test_after_a_rollback_the_run_is_as_if_it_had_never_pivoted(
     polish.save(run, plan, None)
     pivot(run)
     finish(run)
+    assert check(run) == []
     compare(run, straight)
     assert [row[0] for row in read_rows(run.loss)] == list(range(1, STEPS + 1))
     with pytest.raises(AssertionError):

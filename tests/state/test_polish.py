@@ -347,6 +347,19 @@ def test_the_draft_is_a_copy_that_ends_where_it_began(run: RunDir) -> None:
     assert not polish.draft(run).exists()
 
 
+def test_a_plan_that_nobody_named_must_be_that_of_the_draft(run: RunDir) -> None:
+    _, plan = replan(run, "chat.cap=0.9")
+    assert plan is not None
+    path = polish.save(run, plan, None)
+    polish.refuse_older_than_draft(run, path)
+    polish.set_draft(run, ["chat.cap=0.8"])
+    with pytest.raises(FirehoseError, match="not of the draft as it is now") as caught:
+        polish.refuse_older_than_draft(run, path)
+    assert caught.value.exit_code is Exit.STALE_PLAN
+    polish.discard_draft(run)
+    polish.refuse_older_than_draft(run, path)
+
+
 def test_a_refused_text_comes_back_with_the_reason_at_its_line(run: RunDir, tmp_path: Path) -> None:
     """The editor is a script: it breaks the file at its first call and mends it at the second."""
     script = tmp_path / "edit.py"
