@@ -39,17 +39,21 @@ READ_BACK = 1 << 20  # bytes compared at a time
 TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
 
 
+def said(error: OSError) -> str:
+    """What the system said, with the name of its error: "No space left on device (ENOSPC)"."""
+    return f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, 'unknown error')})"
+
+
 @contextlib.contextmanager
 def failing_writes(path: Path, changed: str = "nothing") -> Iterator[None]:
     """Turn an OSError into FirehoseError(WRITE_FAILED) that names the file and what the system said."""
     try:
         yield
     except OSError as error:
-        code = errno.errorcode.get(error.errno or 0, "unknown error")
         remedy = NEXT.get(error.errno or 0, "make room or fix the folder's rights")
         raise FirehoseError(
             Exit.WRITE_FAILED,
-            f"cannot write {path.name}: {error.strerror or error} ({code})",
+            f"cannot write {path.name}: {said(error)}",
             path=path,
             changed=changed,
             next=f"{remedy}, then run the same command again",
@@ -61,10 +65,9 @@ def unusable(error: OSError) -> FirehoseError | None:
     if not isinstance(error.filename, str | bytes | os.PathLike):
         return None
     path = Path(os.fsdecode(error.filename))
-    code = errno.errorcode.get(error.errno or 0, "unknown error")
     return FirehoseError(
         Exit.DAMAGED,
-        f"cannot use {path.name}: {error.strerror or error} ({code})",
+        f"cannot use {path.name}: {said(error)}",
         path=path,
         changed="nothing that was not told before",
         next=f"ls -ld {path}; then run the same command again",
@@ -172,7 +175,9 @@ def _reads_back(descriptor: int, data: bytes, offset: int) -> bool:
 
 def _keep(path: Path, keep: Path) -> None:
     """Keep the file at `path` under a second name, durably. A name already taken by other content is not touched."""
-    keep.parent.mkdir(exist_ok=True)
+    if not keep.parent.is_dir():
+        keep.parent.mkdir(exist_ok=True)
+        sync_folder(keep.parent.parent)
     while True:
         try:
             second_name(path, keep)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import failing_writes, sha256_file
+from curriculum.files import failing_writes, sha256_file, sync_folder
 from state.envelope import Envelope, open_plain
 
 FORMAT, VERSION = "firehose-checkpoint", 1
@@ -114,15 +114,26 @@ def discard(path: Path) -> None:
     """Remove a checkpoint; half removed, it is a temporary that the next launch sweeps."""
     doomed = path.with_name(f"{path.name}.tmp-discarded-{os.getpid()}")
     path.rename(doomed)
+    sync_folder(path.parent)  # else a power cut could bring the name back without what was in it
     shutil.rmtree(doomed)
 
 
 def sweep(folder: Path) -> list[str]:
-    """Remove the temporaries of a process that died while writing or removing; give back their names."""
-    stale = sorted(folder.glob("step_*.tmp-*"))
-    for path in stale:
+    """Remove the temporaries of a process that died while writing or removing; give back their names.
+
+    A checkpoint that was to be replaced by another of its step gets its name back where that one never came.
+    """
+    removed = []
+    for path in sorted(folder.glob("step_*.tmp-*")):
+        target = folder / path.name.partition(".")[0]
+        if ".tmp-replaced-" in path.name and not target.exists():
+            with failing_writes(target):
+                path.rename(target)
+                sync_folder(folder)
+            continue
         shutil.rmtree(path, ignore_errors=True)
-    return [path.name for path in stale]
+        removed.append(path.name)
+    return removed
 
 
 def retain(folder: Path, *, last: int, every: int, protect: set[int]) -> list[int]:

@@ -4,18 +4,19 @@ Written under a temporary name, every file synced, then renamed (`state.checkpoi
 unpickles a file.
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import sha256_file
+from curriculum.files import said, sha256_file, write_atomic
 from state.checkpoints import FORMAT, META, MODEL, OPTIMIZER, VERSION, Checkpoint, verify
 
 
@@ -39,6 +40,7 @@ def save(
     """Write `folder/step_N`, durable when this returns. Raises FirehoseError(WRITE_FAILED), leaving no trace."""
     target = folder / f"step_{step}"
     temporary = folder / f"step_{step}.tmp-{os.getpid()}"
+    replaced = target.with_name(f"{target.name}.tmp-replaced-{os.getpid()}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
@@ -47,27 +49,35 @@ def save(
         files = {}
         for name in (MODEL, OPTIMIZER):
             _sync(temporary / name)
+            with safe_open(temporary / name, "pt"):
+                pass  # its header speaks of as many bytes as there are: a disk may claim more than it wrote
             files[name] = {
                 "bytes": (temporary / name).stat().st_size,
                 "sha256": sha256_file(temporary / name),
             }
         body = {"format": FORMAT, "version": VERSION, "step": step, "files": files, **meta}
-        (temporary / META).write_bytes(
-            msgspec.json.format(msgspec.json.encode(body, order="sorted"), indent=1)
+        write_atomic(
+            temporary / META, msgspec.json.format(msgspec.json.encode(body, order="sorted"), indent=1)
         )
-        _sync(temporary / META)
         _sync(temporary)
-        replaced = target.with_name(f"{target.name}.tmp-replaced-{os.getpid()}")
         if target.exists():  # the same step again, after a resume from an earlier one
             target.rename(replaced)
         temporary.rename(target)
         _sync(folder)
         shutil.rmtree(replaced, ignore_errors=True)
-    except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in an error of its own
+    except (
+        OSError,
+        SafetensorError,
+        FirehoseError,
+    ) as error:  # safetensors wraps a full disk in one of its own
         shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if not target.exists():
+                replaced.rename(target)
+        why = said(error) if isinstance(error, OSError) else getattr(error, "message", str(error))
         raise FirehoseError(
             Exit.WRITE_FAILED,
-            f"could not write the checkpoint of step {step}: {error}",
+            f"could not write the checkpoint of step {step}: {why}",
             path=target,
             changed="nothing: earlier checkpoints are as they were",
             next="free some space, then run the same command again to resume",

@@ -76,7 +76,7 @@ def test_the_new_name_comes_after_the_synced_file_and_the_kept_version(
     store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No kill can show this order; a power cut would."""
-    begin(store)
+    begin(store, 2)  # so that the folder of the versions is there
     calls: list[str] = []
 
     def record(name: str, describe: Callable[..., str]) -> None:
@@ -97,7 +97,7 @@ def test_the_new_name_comes_after_the_synced_file_and_the_kept_version(
     commit(store, 1)
     temporary = f"sync .demo.state.json.{os.getpid()}"
     assert calls[0] == temporary
-    assert calls[1:3] == ["link 1.json", "sync demo.state.json.d"]
+    assert calls[1:3] == ["link 2.json", "sync demo.state.json.d"]
     assert calls[3] == "rename to demo.state.json"
     assert calls[4].startswith("sync ") and calls[4] != temporary and len(calls) == 5
 
@@ -129,7 +129,7 @@ def test_a_failing_call_leaves_the_old_state_and_says_so(
 def test_a_folder_that_cannot_be_synced_is_told_after_the_switch(
     store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin(store)
+    begin(store, 2)
 
     def fail(folder: Path) -> None:
         if folder == store.path.parent:
@@ -139,7 +139,7 @@ def test_a_folder_that_cannot_be_synced_is_told_after_the_switch(
         patch.setattr(files, "sync_folder", fail)
         with pytest.raises(FirehoseError, match="power cut"):
             commit(store, 1)
-    assert commit(store, 2) == 3
+    assert commit(store, 2) == 4
 
 
 @pytest.mark.parametrize("claim", [0, -1, 10**9])
