@@ -10,6 +10,10 @@ import time
 from pathlib import Path
 
 PARTS = ("kill", "errnos", "crash_states", "compound", "traced", "power_cut")
+ALSO = {
+    "mutations": ("--count", "1000000"),
+    "contention": ("--processes", "32", "--commits", "500", "--kills", "100"),
+}
 
 
 def main() -> int:
@@ -20,10 +24,20 @@ def main() -> int:
         for part in PARTS:
             print(f"# {part}", flush=True)
             kept = Path(folder, f"{part}.json")
-            words = [sys.executable, "-m", f"tests.faults.{part}", "--json", str(kept), *sys.argv[1:]]
+            words = [
+                sys.executable,
+                "-m",
+                f"tests.faults.{part}",
+                "--json",
+                str(kept),
+            ]
             if subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode:
                 failed.append(part)
             rows += [{"part": part, **row} for row in (json.loads(kept.read_text()) if kept.exists() else [])]
+    for part, words in ALSO.items():
+        print(f"# {part}", flush=True)
+        if subprocess.run([sys.executable, "-m", f"tests.faults.{part}", *words]).returncode:
+            failed.append(part)
     print(f"{platform.platform()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
     print(f"{'part':14} {'faults':>8} {'refused':>8} {'bad':>6}")
     for part in PARTS:

@@ -17,7 +17,7 @@ from tests.faults.scenario import Row, Scenario, copy, made, run, sound
 from tests.faults.shim import Fault
 from tests.faults.trace import materialise, states
 
-STARTS = {True: (3, 3), False: (30, 60)}  # of each scenario: killed, and cut from power
+STARTS = {True: (2, 1), False: (30, 60)}  # of each scenario: killed, and cut from power
 FAULTS = {
     True: (("kill", False), ("EIO", False)),
     False: (
@@ -91,7 +91,7 @@ def _sweep(scenario: Scenario, start: Path, work: Path, kind: str, forever: bool
             row.injected += 1
             row.refused += outcome.error is not None
             if kind != "kill":
-                wrong = complaint(outcome, kind, at, looks=False) or wrong
+                wrong = complaint(outcome, kind, at, looks=False, forever=forever) or wrong
         elif outcome.error:
             wrong = wrong or str(outcome.error)
         if wrong:

@@ -12,7 +12,7 @@ from tests.faults.scenario import Outcome, Row, Scenario, copy, made, run, sound
 from tests.faults.shim import CAN_FAIL, LOOKS, Fault
 
 KINDS = ("EIO", "ENOSPC", "EDQUOT", "EINTR", "short", "lying")
-SHORT = (("EIO", False), ("ENOSPC", True), ("short", False), ("lying", False))
+SHORT = (("EIO", False), ("ENOSPC", True), ("lying", False))
 FULL = tuple((kind, forever) for kind in KINDS for forever in (False, True))
 
 
@@ -40,7 +40,7 @@ def _sweep(
         if outcome.injected:
             row.injected += 1
             row.refused += outcome.error is not None
-            told = complaint(outcome, kind, at, looks)
+            told = complaint(outcome, kind, at, looks=looks, forever=forever)
             wrong = told or sound(scenario, work, outcome.acks)
             if wrong:
                 row.bad.append(f"{kind} at call {at} ({called(outcome, kind, at, looks)}): {wrong}")
@@ -57,7 +57,7 @@ def called(outcome: Outcome, kind: str, at: int, looks: bool) -> str:
     return " ".join(can[at - 1]) if at <= len(can) else "?"
 
 
-def complaint(outcome: Outcome, kind: str, at: int, looks: bool) -> str | None:
+def complaint(outcome: Outcome, kind: str, at: int, *, looks: bool, forever: bool) -> str | None:
     """What is wrong with how an action under a fault told of it; None where it succeeded or spoke as promised."""
     error = outcome.error
     if not outcome.ended:
@@ -67,13 +67,14 @@ def complaint(outcome: Outcome, kind: str, at: int, looks: bool) -> str | None:
     if error["kind"] != "FirehoseError":
         return f"an error without a name: {error}"
     reading = called(outcome, kind, at, looks).split()[0] in LOOKS
+    if forever and looks and error["code"] == Exit.DAMAGED:  # what stopped it may be a look, later
+        reading = True
     if not reading and error["code"] != Exit.WRITE_FAILED:
         return f"exit code {error['code']}: {error['message']}"
     if not error["path"]:
         return f"no path: {error['message']}"
-    name = "EIO" if kind in ("short", "lying") else kind
-    if not reading and name not in error["message"]:
-        return f"{name} is not in the message: {error['message']}"
+    if not reading and kind not in ("short", "lying") and kind not in error["message"]:
+        return f"{kind} is not in the message: {error['message']}"
     return None
 
 

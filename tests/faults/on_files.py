@@ -118,6 +118,37 @@ def damage_is_over(root: Path, acks: list[Any]) -> None:
     no_temporaries(root, store.folder)
 
 
+# A state file of the version before, which the first commit writes as the newest.
+
+OLD = Path(__file__).parents[1] / "fixtures/states/v1/plain.state.json"
+
+
+def old_state(root: Path) -> None:
+    the_store(root).path.write_bytes(OLD.read_bytes())
+
+
+def commit_over_old(root: Path, acknowledge: Acknowledge) -> None:
+    store = the_store(root)
+    current, _ = store.read()
+    assert current is not None
+    acknowledge(store.commit({**current.payload, "new": True}, step=9, config_sha256=CONFIG_SHA).serial)
+
+
+def old_or_new(root: Path, acks: list[Any]) -> None:
+    """The old file untouched, or the new one with the old one kept as it was, byte for byte."""
+    old = open_envelope(OLD.read_bytes(), OLD)
+    store = the_store(root)
+    current, findings = store.read()
+    assert current is not None and not findings and current.serial >= max([old.serial, *acks])
+    if current.serial == old.serial:
+        assert store.path.read_bytes() == OLD.read_bytes()
+        commit_over_old(root, lambda serial: None)
+        current, _ = the_store(root).read()
+    assert current is not None and current.payload == {**old.payload, "new": True}
+    assert (store.folder / f"{old.serial}.json").read_bytes() == OLD.read_bytes()
+    sweep_temporaries(root, store.folder)
+
+
 # Row files: row n is [n, n / 8].
 
 
@@ -296,12 +327,13 @@ def state_began(root: Path, acks: list[Any]) -> None:
 
 FILES = [
     Scenario("state: create, 3 commits", nothing, create_and_commit, state_holds, continue_state),
-    Scenario("state: 2 commits", begin_state, commit_twice, state_began, continue_state),
+    Scenario("state: 2 commits", begin_state, commit_twice, state_began, continue_state, short=False),
     Scenario("state: over a damaged file", damage_state, commit_once, damage_is_over, continue_state),
+    Scenario("state: of version 1", old_state, commit_over_old, old_or_new),
     Scenario("rows: append twice", begin_rows, append_rows, rows_hold),
     Scenario("rows: open after a crash", cut_rows, open_rows, cut_rows_hold),
     Scenario("history: 3 events", nothing, record_events, history_holds),
-    Scenario("whole file, old ones kept", begin_file, replace_file, file_holds),
+    Scenario("whole file, old ones kept", begin_file, replace_file, file_holds, short=False),
     Scenario(
         "run: begin, 3 boundaries",
         nothing,

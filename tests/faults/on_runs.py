@@ -93,7 +93,12 @@ def mark_of(data: bytes, rows: int) -> Mark:
 
 
 def on_run(
-    name: str, prepare: Callable[[Path], None], act: Callable[[Path, Acknowledge], None], root: str = "run"
+    name: str,
+    prepare: Callable[[Path], None],
+    act: Callable[[Path, Acknowledge], None],
+    root: str = "run",
+    *,
+    short: bool = False,
 ) -> Scenario:
     """A scenario that knows by itself what must come out: the views before and after are taken as it is set up."""
 
@@ -121,7 +126,7 @@ def on_run(
         left = [path.name for path in run.root.iterdir() if path.name.startswith((".", "journal"))]
         assert not left, f"left behind: {left}"
 
-    return Scenario(name, make, act, check, lambda folder: recover(RunDir(folder / root)))
+    return Scenario(name, make, act, check, lambda folder: recover(RunDir(folder / root)), short=short)
 
 
 # Transactions.
@@ -231,6 +236,6 @@ def command(name: str, *words: str, prepare: Callable[[Path], None] = lambda fol
 
 
 RUNS = [
-    on_run("journal: a change", small_run, change),
+    on_run("journal: a change", small_run, change, short=True),
     on_run("journal: an undo", changed_run, undo),
 ]

@@ -4,6 +4,7 @@ The action runs in a fork of this process, which has everything imported, so tha
 """
 
 import contextlib
+import gc
 import json
 import os
 import pickle
@@ -34,7 +35,7 @@ class Scenario:
     check: raises AssertionError (or anything) where a folder that a fault left, with these acknowledgements, is not
     what was promised; it also recovers, as the next command would, and ends with the action done. recover: that
     recovery alone, itself put under faults by `tests.faults.compound`. broken: of a writer that is wrong on purpose, the
-    parts that must catch it; the others leave it out.
+    parts that must catch it; the others leave it out. short: whether `make test` has it too.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Scenario:
     check: Callable[[Path, list[Any]], None]
     recover: Callable[[Path], None] | None = None
     broken: tuple[str, ...] = ()
+    short: bool = True
 
 
 @dataclass
@@ -161,6 +163,8 @@ def run(
     gate: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Do the action in a fork. record: keep the trace. gate: called with the child's pid, which waits for its return."""
+    gc.disable()  # a collection in the fork would copy every page it looks at
+    gc.freeze()
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
@@ -168,6 +172,8 @@ def run(
         _child(
             scenario, root, fault, shimmed or record or fault is not None, record, gate is not None, theirs
         )
+    gc.unfreeze()
+    gc.enable()
     theirs.close()
     outcome = Outcome()
     with ours:

@@ -1,5 +1,6 @@
 """The table of what is put under faults. One more: three lines in `scenarios`, with a `make`, an `act` and a `check`."""
 
+from tests.faults.on_checkpoints import CHECKPOINTS
 from tests.faults.on_files import FILES
 from tests.faults.on_runs import RUNS
 from tests.faults.scenario import Scenario
@@ -8,4 +9,5 @@ from tests.faults.writers import BROKEN
 
 def scenarios(*, short: bool) -> list[Scenario]:
     """All of them, the writers that are wrong on purpose last. short: those of `make test`."""
-    return [*FILES, *RUNS, *BROKEN]
+    known = [*FILES, *CHECKPOINTS, *RUNS, *BROKEN]
+    return [scenario for scenario in known if scenario.short or not short]

@@ -142,7 +142,7 @@ def sweep(scenario: Scenario, folder: Path, *, short: bool) -> list[Row]:
                 row.injected += not outcome.ended if what == "signal=KILL" else True
                 row.refused += outcome.error is not None
                 if what != "signal=KILL" and outcome.error and outcome.error["kind"] != "FirehoseError":
-                    wrong = complaint(outcome, "EIO", 1, looks=False)
+                    wrong = complaint(outcome, "EIO", 1, looks=False, forever=False)
                 if wrong:
                     row.bad.append(f"{what} at {name} {at}: {wrong}")
         rows.append(row)
