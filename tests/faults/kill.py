@@ -10,13 +10,13 @@ from tests.faults.shim import Fault
 
 def sweep(scenario: Scenario, folder: Path, *, short: bool) -> list[Row]:
     """Kill at call 1, 2, 3 ... until the action ends by itself. In the short form calls that only read are left out."""
-    row = Row(scenario.name, "kill", broken=bool(scenario.broken))
+    row = Row(scenario.name, "kill", broken=scenario.broken)
     template = made(scenario, folder)
     work = folder / "work"
-    at = 0
+    at = 1 - scenario.stride
     while True:
-        at += 1
-        outcome = run(scenario, copy(template, work), Fault("kill", at, looks=not short))
+        at += scenario.stride
+        outcome = run(scenario, copy(template, work), Fault("kill", at, looks=scenario.looks and not short))
         if outcome.error:
             row.bad.append(f"at call {at}: {outcome.error}")
         if wrong := sound(scenario, work, outcome.acks):

@@ -16,16 +16,24 @@ from tests.faults.scenario import Acknowledge, Scenario
 STEPS = (10, 20, 20, 30)  # the third is written over the second, as after a resume from the first
 
 
-def save(root: Path, number: int) -> None:
-    """The n-th checkpoint, with a state in it as a run's has."""
-    import msgspec
-    import torch
+def through_python() -> None:
+    """Under the shim, have tensor files written by Python."""
     from safetensors.torch import save as as_bytes
 
     from trainer import checkpoint
 
-    if builtins.open is _pyio.open:  # under the shim
+    if builtins.open is _pyio.open:
         checkpoint.save_file = lambda tensors, path: Path(path).write_bytes(as_bytes(tensors))
+
+
+def save(root: Path, number: int) -> None:
+    """The n-th checkpoint, with a state in it as a run's has."""
+    import msgspec
+    import torch
+
+    from trainer import checkpoint
+
+    through_python()
     tensors = {"weight": torch.full((16, 16), float(number))}
     store = the_store(root)
     state = store.read()[0] and store.prepare(payload(number), step=STEPS[number], config_sha256=CONFIG_SHA)
@@ -36,6 +44,11 @@ def save(root: Path, number: int) -> None:
         optimizer=tensors,
         meta={"state": msgspec.to_builtins(state), "number": number},
     )
+
+
+def with_torch() -> None:
+
+    import trainer.checkpoint  # noqa: F401
 
 
 def begin(root: Path) -> None:
@@ -67,4 +80,4 @@ def whole(root: Path, acks: list[Any]) -> None:
     assert [checkpoints.sound(root / "checkpoints" / name)[0].meta["number"] for name in names] == [2, 3]
 
 
-CHECKPOINTS = [Scenario("checkpoint: over another", begin, write_two, whole, short=False)]
+CHECKPOINTS = [Scenario("checkpoint: over another", begin, write_two, whole, short=False, warm=with_torch)]

@@ -28,6 +28,7 @@ from state.rows import Mark, RowFile
 from state.run_dir import RunDir
 from state.store import StateStore, sweep_temporaries
 from tests.faults.scenario import Acknowledge, Scenario, copy
+from tests.faults.scenario import run as fork
 
 NOW = "2026-01-02T03:04:05Z"
 DIFFERS = {
@@ -73,7 +74,7 @@ def recover(run: RunDir) -> None:
         sweep_temporaries(*(folder for folder in (run.root, run.versions, run.archive) if folder.is_dir()))
 
 
-def sound_run(run: RunDir, *, empty: bool = False) -> None:
+def sound_run(run: RunDir) -> None:
     """Every state file can be read, and every row that the state speaks of is there."""
     for path in run.versions.glob("*.json") if run.versions.is_dir() else ():
         if path.stem.isdigit():
@@ -235,7 +236,70 @@ def command(name: str, *words: str, prepare: Callable[[Path], None] = lambda fol
     return on_run(name, make, act, "runs/tiny")
 
 
+# The trainer itself: resumed at step 20, to 30, with its boundary and its checkpoint.
+
+
+def resumed(folder: Path) -> None:
+    for path in trained().iterdir():
+        shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copy(path, folder)
+    with tempfile.TemporaryDirectory() as aside:
+        beside = copy(folder, Path(aside, "folder"))
+        resume(beside, lambda value: None)
+        expected = outcome(RunDir(beside / "runs/tiny"))
+    (folder / "expected.json").write_text(json.dumps(expected))
+
+
+def with_torch() -> None:
+    import safetensors.torch  # noqa: F401
+
+    from trainer import launch, loop, runner  # noqa: F401
+
+
+def resume(folder: Path, acknowledge: Acknowledge) -> None:
+    from tests.faults.on_checkpoints import through_python
+    from tests.fixtures.runs import go
+
+    through_python()
+    go(folder / "tiny.toml", until=30)
+    acknowledge("step 30")
+
+
+def outcome(run: RunDir) -> dict[str, str]:
+    """What a run came to, whatever happened to it on its way: its rows, its payload, its weights."""
+    seen = view(run)
+    return {
+        name: text
+        for name, text in seen.items()
+        if name.endswith((".safetensors", "loss.json", "pulls.json", "samples.json", "state.json"))
+        and not name.startswith(("archive", "journal"))
+    }
+
+
+def resumed_holds(folder: Path, acks: list[Any]) -> None:
+    """Sound, and launched again in a fork (torch), the run ends in the same rows, payload and weights."""
+    run = RunDir(folder / "runs/tiny")
+    sound_run(run)
+    again = fork(Scenario("again", resumed, resume, resumed_holds), folder)
+    assert again.ended and not again.error, f"launched again: {again.error}"
+    expected = json.loads((folder / "expected.json").read_text())
+    assert outcome(run) == expected, f"differs in {differences(outcome(run), expected)}"
+    sound_run(run)
+
+
 RUNS = [
     on_run("journal: a change", small_run, change, short=True),
     on_run("journal: an undo", changed_run, undo),
+]
+TRAINED = [
+    Scenario(
+        "run: resumed with weights",
+        resumed,
+        resume,
+        resumed_holds,
+        parts=("kill",),
+        short=False,
+        looks=False,
+        stride=5,
+        warm=with_torch,
+    ),
 ]

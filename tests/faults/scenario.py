@@ -34,8 +34,9 @@ class Scenario:
     make: fills an empty folder. act: does it, telling `acknowledge` each thing that it may from then on rely on.
     check: raises AssertionError (or anything) where a folder that a fault left, with these acknowledgements, is not
     what was promised; it also recovers, as the next command would, and ends with the action done. recover: that
-    recovery alone, itself put under faults by `tests.faults.compound`. broken: of a writer that is wrong on purpose, the
-    parts that must catch it; the others leave it out. short: whether `make test` has it too.
+    recovery alone, itself put under faults by `tests.faults.compound`. broken: a writer that is wrong on purpose, which
+    must be caught. parts: the only ones that it is for; none named: all. short: whether `make test` has it too.
+    looks: whether it is killed at calls that only read, too. stride: killed at every n-th call. warm: imports what the action needs, once, before the forks.
     """
 
     name: str
@@ -43,8 +44,12 @@ class Scenario:
     act: Callable[[Path, Acknowledge], None]
     check: Callable[[Path, list[Any]], None]
     recover: Callable[[Path], None] | None = None
-    broken: tuple[str, ...] = ()
+    broken: bool = False
+    parts: tuple[str, ...] = ()
     short: bool = True
+    looks: bool = True
+    stride: int = 1
+    warm: Callable[[], None] = lambda: None
 
 
 @dataclass

@@ -2,12 +2,12 @@
 
 from tests.faults.on_checkpoints import CHECKPOINTS
 from tests.faults.on_files import FILES
-from tests.faults.on_runs import RUNS
+from tests.faults.on_runs import RUNS, TRAINED
 from tests.faults.scenario import Scenario
 from tests.faults.writers import BROKEN
 
 
 def scenarios(*, short: bool) -> list[Scenario]:
-    """All of them, the writers that are wrong on purpose last. short: those of `make test`."""
-    known = [*FILES, *CHECKPOINTS, *RUNS, *BROKEN]
+    """All of them. short: those of `make test`."""
+    known = [*FILES, *RUNS, *BROKEN, *CHECKPOINTS, *TRAINED]  # torch last: with it, forks are slower
     return [scenario for scenario in known if scenario.short or not short]
