@@ -7,7 +7,6 @@ the command given again must end in what it would have come to.
 
 import atexit
 import functools
-import io
 import json
 import os
 import re
@@ -19,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from curriculum.errors import FirehoseError
 from state import journal
 from state.envelope import open_envelope
 from state.journal import Transaction
@@ -38,7 +36,7 @@ DIFFERS = {
     re.compile(rb'"(serial|time)": ?[0-9.]+'): b"N",
 }
 LEFT_OUT = re.compile(
-    r".*\.(lock|lock\.json|live\.json|process\.json|request\.json|answer\.json|tmp)$|run\.log$|.*\.state\.json\.d/.*"
+    r".*\.(lock|lock\.json|live\.json|process\.json|request\.json|answer\.json|tmp)|run\.log|errored\.state\.json|.*\.state\.json\.d/.*"
 )
 
 
@@ -100,6 +98,7 @@ def on_run(
     root: str = "run",
     *,
     short: bool = False,
+    warm: Callable[[], None] = lambda: None,
 ) -> Scenario:
     """A scenario that knows by itself what must come out: the views before and after are taken as it is set up."""
 
@@ -127,7 +126,9 @@ def on_run(
         left = [path.name for path in run.root.iterdir() if path.name.startswith((".", "journal"))]
         assert not left, f"left behind: {left}"
 
-    return Scenario(name, make, act, check, lambda folder: recover(RunDir(folder / root)), short=short)
+    return Scenario(
+        name, make, act, check, lambda folder: recover(RunDir(folder / root)), short=short, warm=warm
+    )
 
 
 # Transactions.
@@ -150,12 +151,16 @@ def small_run(folder: Path) -> None:
 
 def changed_run(folder: Path) -> None:
     small_run(folder)
-    change(folder, lambda value: None)
+    change(RunDir(folder / "run"), "step_20")
 
 
-def change(folder: Path, acknowledge: Acknowledge) -> None:
-    """One of each operation."""
-    run = RunDir(folder / "run")
+def change_it(folder: Path, acknowledge: Acknowledge) -> None:
+    change(RunDir(folder / "run"), "step_20")
+    acknowledge("changed")
+
+
+def change(run: RunDir, checkpoint: str) -> None:
+    """A transaction with one of each operation."""
     with RunLock(run.lock):
         store = StateStore(run.state, now=lambda: NOW)
         current, _ = store.read()
@@ -169,10 +174,9 @@ def change(folder: Path, acknowledge: Acknowledge) -> None:
         )
         tx.put(run.root / "polish" / "new.json", b"{}")
         tx.keep(run.state, run.versions / f"{current.serial}.json")
-        tx.aside(run.checkpoints / "step_20")
+        tx.aside(run.checkpoints / checkpoint)
         tx.record({"event": "repair", "step": 20})
         tx.commit()
-    acknowledge("changed")
 
 
 def undo(folder: Path, acknowledge: Acknowledge) -> None:
@@ -198,42 +202,6 @@ def trained() -> Path:
         [sys.executable, "-c", code, str(folder)], check=True, capture_output=True, env={**os.environ}
     )
     return folder
-
-
-def invoke(*words: str) -> None:
-    """Run a command of the program in this process. Raises the error that it tells, read from its own `--json`."""
-    import typer
-
-    from trainer.cli import app
-
-    out, sys.stdout = sys.stdout, io.StringIO()
-    try:
-        status = typer.main.get_command(app).main([*words, "--json"], "firehose", standalone_mode=False)
-        said = sys.stdout.getvalue()
-    finally:
-        sys.stdout = out
-    if status:
-        told = json.loads(said)["error"]
-        raise FirehoseError(told["code"], told["message"], path=told["path"], next=told["next"])
-
-
-def command(name: str, *words: str, prepare: Callable[[Path], None] = lambda folder: None) -> Scenario:
-    """A command on the trained run; `{run}` in its words is the run's folder, `{folder}` the config's."""
-    from trainer.cli import mount
-
-    mount()
-
-    def make(folder: Path) -> None:
-        for path in trained().iterdir():
-            shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copy(path, folder)
-        prepare(folder)
-
-    def act(folder: Path, acknowledge: Acknowledge) -> None:
-        run = folder / "runs/tiny"
-        invoke(*(word.replace("{run}", str(run)).replace("{folder}", str(folder)) for word in words))
-        acknowledge(words)
-
-    return on_run(name, make, act, "runs/tiny")
 
 
 # The trainer itself: resumed at step 20, to 30, with its boundary and its checkpoint.
@@ -287,7 +255,7 @@ def resumed_holds(folder: Path, acks: list[Any]) -> None:
 
 
 RUNS = [
-    on_run("journal: a change", small_run, change, short=True),
+    on_run("journal: a change", small_run, change_it, short=True),
     on_run("journal: an undo", changed_run, undo),
 ]
 TRAINED = [

@@ -150,7 +150,7 @@ def copy(source: Path, target: Path) -> Path:
 
 def made(scenario: Scenario, folder: Path) -> Path:
     """The scenario's folder as it is before the action, made in a fork so that nothing of it stays in this process."""
-    template = folder / f"{scenario.name.replace(' ', '-')}.template"
+    template = folder / "template"
     template.mkdir()
     outcome = run(replace(scenario, act=lambda root, _: scenario.make(root)), template)
     if outcome.error or not outcome.ended:
@@ -224,6 +224,7 @@ def _child(
         data = pickle.dumps((kind, value))
         channel.sendall(len(data).to_bytes(8, "little") + data)
 
+    os.chdir(root)  # some keep what they could not write in the working folder
     recorder = Recorder(root) if record else None
     shim = Shim(root, fault, recorder)
     if waits:

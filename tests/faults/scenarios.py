@@ -1,6 +1,7 @@
 """The table of what is put under faults. One more: three lines in `scenarios`, with a `make`, an `act` and a `check`."""
 
 from tests.faults.on_checkpoints import CHECKPOINTS
+from tests.faults.on_commands import COMMANDS
 from tests.faults.on_files import FILES
 from tests.faults.on_runs import RUNS, TRAINED
 from tests.faults.scenario import Scenario
@@ -9,5 +10,12 @@ from tests.faults.writers import BROKEN
 
 def scenarios(*, short: bool) -> list[Scenario]:
     """All of them. short: those of `make test`."""
-    known = [*FILES, *RUNS, *BROKEN, *CHECKPOINTS, *TRAINED]  # torch last: with it, forks are slower
+    known = [
+        *FILES,
+        *RUNS,
+        *COMMANDS,
+        *BROKEN,
+        *CHECKPOINTS,
+        *TRAINED,
+    ]  # torch last: with it, forks are slower
     return [scenario for scenario in known if scenario.short or not short]

@@ -1,0 +1,107 @@
+"""Scenarios of the program's own commands, each called through its command line on a small run, in this process."""
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+from curriculum.errors import FirehoseError
+from state.run_dir import RunDir
+from tests.faults.on_runs import change, on_run
+from tests.faults.scenario import Scenario
+from tests.state import state_runs
+
+
+def invoke(*words: str) -> None:
+    """Run a command of the program. Raises the error that it tells, read from its own `--json`."""
+    import json
+
+    from trainer.cli import app
+
+    out, sys.stdout = sys.stdout, io.StringIO()
+    try:
+        status = typer.main.get_command(app).main([*words, "--json"], "firehose", standalone_mode=False)
+        said = sys.stdout.getvalue()
+    finally:
+        sys.stdout = out
+    if status:
+        told = json.loads(said)["error"]
+        raise FirehoseError(told["code"], told["message"], path=told["path"], next=told["next"])
+
+
+def filled(words: tuple[str, ...], folder: Path) -> list[str]:
+    """A command's words with the folder and the run's put in."""
+    return [word.format(folder=folder, run=folder / "runs/demo") for word in words]
+
+
+def command(
+    *words: str, prepare: Callable[[Path], None] = lambda folder: None, short: bool = False
+) -> Scenario:
+    """A command on a run with a state and a checkpoint that has its copy; `{run}` in its words is the run's folder."""
+
+    def make(folder: Path) -> None:
+        state_runs.make_run(folder)
+        prepare(folder)
+
+    def act(folder: Path, acknowledge: Callable[[object], None]) -> None:
+        invoke(*filled(words, folder))
+        acknowledge("done")
+
+    name = " ".join(word.replace("{run}/", "").replace("{run}", "RUN").replace("{folder}/", "") for word in words)
+    return on_run(name, make, act, "runs/demo", short=short, warm=imports)
+
+
+def imports() -> None:
+    """What the commands import when they run; a fork would do it anew each time."""
+    from state import change, edits, journal, transfer, versions  # noqa: F401
+    from trainer.cli import mount
+
+    mount()
+
+
+def done_before(*words: str) -> Callable[[Path], None]:
+    """A run on which another command was done before."""
+    return lambda folder: (imports(), invoke(*filled(words, folder)))[1]
+
+
+def changed(folder: Path) -> None:
+    """A run with a transaction to undo."""
+    run = RunDir(folder / "runs/demo")
+    (run.checkpoints / "step_10").mkdir()
+    (run.checkpoints / "step_10/model").write_text("weights")
+    change(run, "step_10")
+
+
+def of_version_1(folder: Path) -> None:
+    """A state file as the first version wrote it: no hash over its header."""
+    import json
+
+    run = RunDir(folder / "runs/demo")
+    body = json.loads(run.state.read_text())
+    del body["header_sha256"]
+    run.state.write_text(json.dumps({**body, "version": 1}))
+
+
+COMMANDS = [
+    command("state", "rm", "code", "--run", "{run}", short=True),
+    command("state", "mv", "code", "crawl", "{run}"),
+    command(
+        "state", "restore", "code", "{run}", prepare=done_before("state", "rm", "code", "--run", "{run}")
+    ),
+    command(
+        *("state", "restore", "{run}", "--serial", "1"),
+        prepare=done_before("state", "rm", "code", "--run", "{run}"),
+    ),
+    command("state", "restore", "{run}", "--undo", prepare=changed),
+    command("state", "pull", "{run}", "--force", "-o", "{run}/kept.json"),
+    command(
+        *("state", "push", "{folder}/kept.json", "{run}", "--force"),
+        prepare=lambda folder: (
+            done_before("state", "pull", "{run}", "-o", "{folder}/kept.json")(folder),
+            done_before("state", "rm", "code", "--run", "{run}")(folder),
+        )[0],
+    ),
+    command("state", "migrate", "{run}", prepare=of_version_1),
+]
