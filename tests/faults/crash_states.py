@@ -22,7 +22,9 @@ def sweep(scenario: Scenario, folder: Path, *, short: bool) -> list[Row]:
     if outcome.error or outcome.trace is None:
         raise RuntimeError(f"{scenario.name} could not be recorded: {outcome}")
     work = folder / "work"
-    for tree, acks in states(outcome.trace, cuts=CUTS[not short], bound=BOUND[not short]):
+    for tree, acks in states(
+        outcome.trace, cuts=CUTS[not short and scenario.looks], bound=BOUND[not short and scenario.looks]
+    ):
         work.mkdir()
         materialise(tree, work)
         row.injected += 1

@@ -1,7 +1,12 @@
 """Scenarios of the program's own commands, each called through its command line on a small run, in this process."""
 
+import atexit
+import contextlib
+import functools
 import io
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +27,8 @@ def invoke(*words: str) -> None:
 
     out, sys.stdout = sys.stdout, io.StringIO()
     try:
-        status = typer.main.get_command(app).main([*words, "--json"], "firehose", standalone_mode=False)
+        with contextlib.redirect_stderr(io.StringIO()):
+            status = typer.main.get_command(app).main([*words, "--json"], "firehose", standalone_mode=False)
         said = sys.stdout.getvalue()
     finally:
         sys.stdout = out
@@ -49,7 +55,9 @@ def command(
         invoke(*filled(words, folder))
         acknowledge("done")
 
-    name = " ".join(word.replace("{run}/", "").replace("{run}", "RUN").replace("{folder}/", "") for word in words)
+    name = " ".join(
+        word.replace("{run}/", "").replace("{run}", "RUN").replace("{folder}/", "") for word in words
+    )
     return on_run(name, make, act, "runs/demo", short=short, warm=imports)
 
 
@@ -84,6 +92,47 @@ def of_version_1(folder: Path) -> None:
     run.state.write_text(json.dumps({**body, "version": 1}))
 
 
+# A pivot of a stopped run, and the way back.
+
+
+@functools.cache
+def planned() -> Path:
+    """A folder with the published run in small, stopped at step 60, and its polish planned; made once in a process."""
+    from state import outlook, polish
+    from tests.fixtures import unlit, v3
+
+    folder = Path(tempfile.mkdtemp(prefix="firehose-faults-polish-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    run = unlit.stopped(v3.make(folder), folder / "runs/demo", 60)
+    text = (folder / v3.POLISH).read_text()
+    _, plan = outlook.prepare(
+        run, text, folder / v3.POLISH, folder / v3.POLISH, live=False, now=1_800_000_000.0
+    )
+    assert plan is not None
+    polish.save(run, plan, None)
+    return folder
+
+
+def polish(name: str, *words: str, before: tuple[tuple[str, ...], ...] = ()) -> Scenario:
+    """A command on the planned run, after others."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(planned(), folder, dirs_exist_ok=True)
+        for earlier in before:
+            invoke(*filled(earlier, folder))
+
+    def act(folder: Path, acknowledge: Callable[[object], None]) -> None:
+        invoke(*filled(words, folder))
+        acknowledge("done")
+
+    def warm() -> None:
+        imports()
+        planned()
+
+    return on_run(name, make, act, "runs/demo", warm=warm)
+
+
+APPLY = ("polish", "apply", "--run", "{run}", "--yes", "--no-resume")
 COMMANDS = [
     command("state", "rm", "code", "--run", "{run}", short=True),
     command("state", "mv", "code", "crawl", "{run}"),
@@ -104,4 +153,6 @@ COMMANDS = [
         )[0],
     ),
     command("state", "migrate", "{run}", prepare=of_version_1),
+    polish("polish apply (stopped run)", *APPLY),
+    polish("polish rollback, applied", *APPLY, before=(APPLY, ("polish", "rollback", "{run}"))),
 ]

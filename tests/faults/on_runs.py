@@ -6,6 +6,7 @@ the command given again must end in what it would have come to.
 """
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -34,6 +35,7 @@ DIFFERS = {
     re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"): b"TIME",
     re.compile(rb"\b[0-9a-f]{64}\b"): b"SHA",
     re.compile(rb'"(serial|time)": ?[0-9.]+'): b"N",
+    re.compile(rb'"config_file_from_here": ?"[^"]*"'): b"PATH",
 }
 LEFT_OUT = re.compile(
     r".*\.(lock|lock\.json|live\.json|process\.json|request\.json|answer\.json|tmp)|run\.log|errored\.state\.json|.*\.state\.json\.d/.*"
@@ -54,7 +56,7 @@ def view(run: RunDir) -> dict[str, str]:
         name = str(path.relative_to(run.root))
         if LEFT_OUT.fullmatch(name):
             continue
-        data = path.read_bytes()
+        data = path.read_bytes().replace(os.fsencode(run.root.parents[1]), b"FOLDER")
         if path == run.state:
             data = json.dumps(open_envelope(data, path).payload, sort_keys=True).encode()
         found[name] = plain(data)
@@ -126,8 +128,22 @@ def on_run(
         left = [path.name for path in run.root.iterdir() if path.name.startswith((".", "journal"))]
         assert not left, f"left behind: {left}"
 
+    def warmed() -> None:
+        """Done once here, so that no fork imports anything again."""
+        warm()
+        with tempfile.TemporaryDirectory() as aside, contextlib.chdir(aside):
+            make(Path(aside))
+            act(Path(aside), lambda value: None)
+
     return Scenario(
-        name, make, act, check, lambda folder: recover(RunDir(folder / root)), short=short, warm=warm
+        name,
+        make,
+        act,
+        check,
+        lambda folder: recover(RunDir(folder / root)),
+        short=short,
+        looks=False,
+        warm=warmed,
     )
 
 

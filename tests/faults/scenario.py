@@ -36,7 +36,7 @@ class Scenario:
     what was promised; it also recovers, as the next command would, and ends with the action done. recover: that
     recovery alone, itself put under faults by `tests.faults.compound`. broken: a writer that is wrong on purpose, which
     must be caught. parts: the only ones that it is for; none named: all. short: whether `make test` has it too.
-    looks: whether it is killed at calls that only read, too. stride: killed at every n-th call. warm: imports what the action needs, once, before the forks.
+    looks: whether calls that only read are put under faults, too; those of commands are made of parts that have it. stride: killed at every n-th call. warm: imports what the action needs, once, before the forks.
     """
 
     name: str
