@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,9 +43,15 @@ def part(
             continue
         if scenario.parts and name not in scenario.parts:
             continue
-        scenario.warm()
         with workplace() as folder:
-            rows += sweep(scenario, folder, short=asked.short)
+            try:
+                scenario.warm()
+                found = sweep(scenario, folder, short=asked.short)
+            except Exception as error:  # the others still have something to prove
+                found = [Row(scenario.name, "set-up", bad=[f"{type(error).__name__}: {error}"])]
+        for row in found:
+            print(f"{time.monotonic() - began:5.0f} s  {row.line()}", file=sys.stderr, flush=True)
+        rows += found
     status = proved(rows, 0 if asked.names else least[0 if asked.short else 1], what)
     print(f"{time.monotonic() - began:.0f} s")
     if asked.json:

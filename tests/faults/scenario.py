@@ -83,15 +83,17 @@ class Row:
             return "caught" if self.bad else "NOT CAUGHT"
         return "ok" if not self.bad else "BAD"
 
+    def line(self) -> str:
+        """The row as text, in columns."""
+        counts = f"{self.injected:>8,} {self.refused:>8,} {len(self.bad):>6,}"
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.scenario:30} {self.fault:22} {counts}  {self.verdict}{note}"
+
 
 def table(rows: list[Row]) -> str:
     """The rows as text, and what is wrong under it."""
     lines = [f"{'scenario':30} {'fault':22} {'faults':>8} {'refused':>8} {'bad':>6}  verdict"]
-    for row in rows:
-        lines.append(
-            f"{row.scenario:30} {row.fault:22} {row.injected:>8,} {row.refused:>8,} {len(row.bad):>6,}  {row.verdict}"
-            + (f" ({row.note})" if row.note else "")
-        )
+    lines += [row.line() for row in rows]
     for row in rows:
         if row.bad and not row.broken:
             lines += [f"BAD {row.scenario}, {row.fault}: {what}" for what in row.bad[:5]]
