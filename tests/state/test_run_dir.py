@@ -193,3 +193,13 @@ def test_a_hole_in_the_last_event_is_what_a_power_cut_left_of_it(tmp_path: Path)
     assert run.events() == [{"event": "launch"}]
     run.record({"event": "end"})
     assert run.events() == [{"event": "launch"}, {"event": "end"}]
+
+
+def test_an_id_in_a_torn_last_line_is_not_told(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    event = {"event": "pivot", "id": "0001", "text": "cut after the id"}
+    run.record(event)
+    run.history.write_bytes(run.history.read_bytes()[:-5])
+    run.record_once([event])
+    run.record_once([event])
+    assert run.events() == [event]
