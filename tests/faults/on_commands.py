@@ -14,7 +14,7 @@ import typer
 
 from curriculum.errors import FirehoseError
 from state.run_dir import RunDir
-from tests.faults.on_runs import change, on_run
+from tests.faults.on_runs import change, on_run, trained
 from tests.faults.scenario import Scenario
 from tests.state import state_runs
 
@@ -132,6 +132,29 @@ def polish(name: str, *words: str, before: tuple[tuple[str, ...], ...] = ()) -> 
     return on_run(name, make, act, "runs/demo", warm=warm)
 
 
+# Repairs of a run that was trained a little.
+
+
+def repaired(name: str, file: str, damage: Callable[[bytes], bytes], *options: str) -> Scenario:
+    """A repair of one damaged file; what of it is in the run's folder goes by `firehose state repair`."""
+    words = ("state", "repair", "{folder}/runs/tiny", *options)
+
+    def make(folder: Path) -> None:
+        shutil.copytree(trained(), folder, dirs_exist_ok=True)
+        path = folder / "runs/tiny" / file
+        path.write_bytes(damage(path.read_bytes()))
+
+    def act(folder: Path, acknowledge: Callable[[object], None]) -> None:
+        invoke(*filled(words, folder))
+        acknowledge("done")
+
+    def warm() -> None:
+        imports()
+        trained()
+
+    return on_run(name, make, act, "runs/tiny", warm=warm, damaged=True)
+
+
 APPLY = ("polish", "apply", "--run", "{run}", "--yes", "--no-resume")
 COMMANDS = [
     command("state", "rm", "code", "--run", "{run}", short=True),
@@ -153,6 +176,14 @@ COMMANDS = [
         )[0],
     ),
     command("state", "migrate", "{run}", prepare=of_version_1),
+    repaired("state repair, state cut", "tiny.state.json", lambda data: data[: len(data) // 2]),
+    repaired("state repair, rows cut", "tiny.loss.json", lambda data: data[:100]),
+    repaired(
+        "state repair --accept-edit",
+        "tiny.state.json",
+        lambda data: data.replace(b'"skipped_in_a_row": 0', b'"skipped_in_a_row": 1'),
+        "--accept-edit",
+    ),
     polish("polish apply (stopped run)", *APPLY),
     polish("polish rollback, applied", *APPLY, before=(APPLY, ("polish", "rollback", "{run}"))),
 ]
