@@ -21,7 +21,7 @@ from typing import Any
 
 from curriculum.config_rules import NAME
 from curriculum.errors import Exit, FirehoseError
-from state.diff import ABSENT, plain
+from state.operate.diff import ABSENT, plain
 from state.reconcile import EDITED, lay_aside, prune, restore, take_up, untrained
 
 # Values that belong to the step they were changed at: to set them in an older copy would mix two stories.

@@ -19,8 +19,9 @@ from curriculum.arms import arm_spec, scheduler_config
 from curriculum.eligibility import Phase, phases
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.rule import shortfall
-from state import edits, live
+from state import edits
 from state.envelope import Envelope
+from state.polish import live
 from state.reconcile import reconcile
 from state.story import Launch, Story
 from state.survey import configured

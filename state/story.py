@@ -14,15 +14,16 @@ import msgspec
 
 from curriculum.config import Config, ConfigFile
 from curriculum.errors import Exit, FirehoseError
-from state import journal, live
+from state import journal
 from state.envelope import Envelope, open_envelope, open_plain
 from state.findings import FindingError, finding
+from state.polish import live
 from state.reconcile import put_aside
 from state.rows import EMPTY, Mark
 from state.run_dir import RunDir
 from state.store import StateStore
 
-Changes = dict[str, dict[str, dict[str, Any]]]  # as `state.live.changes` makes them
+Changes = dict[str, dict[str, dict[str, Any]]]  # as `state.polish.live.changes` makes them
 
 BEGINNINGS = ("polish", "fork")  # kinds of changes that begin a lineage
 RECONCILED = ("prune", "restore", "new", "data", "bounds", "edit")
@@ -33,7 +34,7 @@ class Launch:
     """A launch that found arms, data or bounds other than the state knew: after `step` the bandit went on with these.
 
     So does a change of bounds in mid-run. bounds: what the config's bounds were before and are from here on, as
-    `state.live.changes` has them; empty where the config stayed the same.
+    `state.polish.live.changes` has them; empty where the config stayed the same.
     """
 
     step: int

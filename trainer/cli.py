@@ -16,7 +16,7 @@ from state.cli import RUNS, Json, RunsDir, choose, plain
 from state.cli import app as run_commands
 
 if TYPE_CHECKING:
-    from state.fork import Fork
+    from state.polish.fork import Fork
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,7 +73,7 @@ def run_command(
 
     forked = None if source is None else _fork(source, config, name, runs_dir, resume)
     if forked is not None and not dry_run:
-        from state import fork
+        from state.polish import fork
 
         config, name, resume = fork.build(forked).config, None, "must"
         say(f"made {forked.run.root}: {forked.parent.name} at step {forked.new.step} with a fresh bandit")
@@ -119,7 +119,7 @@ def run_command(
 
 def _fork(source: str, config: Path | None, name: str | None, runs_dir: Path, resume: str) -> "Fork":
     """The fork that was asked for, looked at. Raises FirehoseError."""
-    from state import fork
+    from state.polish import fork
     from trainer import runner
 
     if name is None or resume == "must" or not runner.RUN_NAME.fullmatch(name):
@@ -200,13 +200,13 @@ def mount(command: str | None = None) -> None:
 
     command: the one that is meant, where that is known; `state` comes alone, since the others import numpy.
     """
-    from state.state_cli import state_app
+    from state.operate.cli import state_app
 
     app.add_typer(state_app, name="state", help="Inspect, check, edit and undo the state of a run.")
     if command == "state":
         return
     from curriculum import config_cli, data_cli, gate_cli, simulate_cli
-    from state import polish_cli
+    from state.polish import cli as polish_cli
 
     app.add_typer(data_cli.app, name="data", help="Build and list token files.")
     app.add_typer(config_cli.app, name="config", help="Check a config, print its schema.")

@@ -15,7 +15,8 @@ from bandit.scheduler import Scheduler
 from curriculum import config as configs
 from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
-from state import envelope, journal, live, polish, survey
+from state import envelope, journal, survey
+from state.polish import live, polish
 from state.reconcile import Reconciled
 from state.requests import Request
 from state.store import utc_now

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from curriculum.errors import Exit, FirehoseError
-from state import explain, fork, story
+from state import explain, story
+from state.polish import fork
 from state.rows import read_rows
 from state.run_dir import RunDir, list_runs
 from state.store import StateStore

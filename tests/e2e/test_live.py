@@ -13,7 +13,8 @@ import pytest
 
 from curriculum import config as configs
 from curriculum.errors import Exit, FirehoseError
-from state import explain, journal, live, polish, requests, story
+from state import explain, journal, requests, story
+from state.polish import live, polish
 from state.process import read_process
 from state.requests import Request
 from state.run_dir import RunDir, record_id

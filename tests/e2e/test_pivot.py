@@ -15,8 +15,9 @@ from safetensors.numpy import load_file
 from curriculum import config as configs
 from curriculum.errors import Exit
 from curriculum.sources import open_corpus
-from state import apply, generations, journal, outlook, polish
-from state.check import check
+from state import journal
+from state.polish import apply, generations, outlook, polish
+from state.repair.check import check
 from state.rows import read_rows
 from state.run_dir import RunDir
 from state.store import StateStore

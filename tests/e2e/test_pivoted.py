@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from curriculum.errors import Exit, FirehoseError
-from state import apply, explain, generations, journal, outlook, polish, story
+from state import explain, journal, story
+from state.polish import apply, generations, outlook, polish
 from state.rows import read_rows
 from state.run_dir import RunDir
 from state.verify import verify

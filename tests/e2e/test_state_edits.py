@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from state import change, explain, story
+from state import explain, story
+from state.operate import change
 from tests.fixtures import tiny
 from tests.fixtures.runs import go, log, the_run, the_state
 

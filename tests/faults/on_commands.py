@@ -63,7 +63,6 @@ def command(
 
 def imports() -> None:
     """What the commands import when they run; a fork would do it anew each time."""
-    from state import change, edits, journal, transfer, versions  # noqa: F401
     from trainer.cli import mount
 
     mount()
@@ -98,7 +97,7 @@ def of_version_1(folder: Path) -> None:
 @functools.cache
 def planned() -> Path:
     """A folder with the published run in small, stopped at step 60, and its polish planned; made once in a process."""
-    from state import outlook, polish
+    from state.polish import outlook, polish
     from tests.fixtures import unlit, v3
 
     folder = Path(tempfile.mkdtemp(prefix="firehose-faults-polish-"))

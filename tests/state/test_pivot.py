@@ -14,8 +14,10 @@ from curriculum.arms import scheduler_config
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.rule import Gate
 from curriculum.sources import open_corpus, specs
-from state import apply, checkpoints, generations, journal, outlook, polish, polish_view
+from state import checkpoints, journal
 from state.envelope import open_envelope
+from state.polish import apply, generations, outlook, polish
+from state.polish import view as polish_view
 from state.recover import look
 from state.rows import EMPTY
 from state.run_dir import RunDir

@@ -12,7 +12,9 @@ import pytest
 
 from curriculum import config as configs
 from curriculum.errors import Exit, FirehoseError
-from state import apply, editor, journal, outlook, polish, polish_view, requests
+from state import journal, requests
+from state.polish import apply, editor, outlook, polish
+from state.polish import view as polish_view
 from state.process import this_process
 from state.run_dir import RunDir
 from state.store import StateStore

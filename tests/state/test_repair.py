@@ -15,17 +15,18 @@ from typer.testing import CliRunner
 
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import TEMPORARY
-from state import check, envelope, explain, journal, repair, salvage, story
+from state import envelope, explain, journal, story
 from state.envelope import Parent
 from state.journal import Transaction
 from state.lock import RunLock
+from state.operate.cli import state_app
 from state.process import this_process
 from state.recover import look
+from state.repair import check, repair, salvage
+from state.repair.validate import problems
 from state.rows import read_rows
 from state.run_dir import RunDir
-from state.state_cli import state_app
 from state.store import StateStore
-from state.validate import problems
 from tests.fixtures import tiny
 from tests.fixtures.runs import go, the_run, the_state
 

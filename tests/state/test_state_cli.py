@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from curriculum.errors import Exit
 from state.lock import RunLock
-from state.state_cli import state_app
+from state.operate.cli import state_app
 from state.store import StateStore
 from tests.state.state_runs import current, make_run, sealed_as
 

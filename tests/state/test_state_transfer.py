@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from curriculum.errors import Exit, FirehoseError
-from state import change, transfer
 from state.envelope import VERSION, Parent
+from state.operate import change, transfer
+from state.operate.target import resolve
 from state.recover import look
 from state.run_dir import RunDir
 from state.store import StateStore
-from state.target import resolve
 from tests.state.state_runs import NOW, add_checkpoint, current, make_run, payload_of, sealed_as
 
 OTHER = "11111111-2222-4333-8444-555555555555"

@@ -8,12 +8,13 @@ import typer
 
 from curriculum.console import command, emit_json, say
 from curriculum.errors import Exit, FirehoseError
-from state import check_cli, target
 from state.cli import RUNS, Json, RunsDir
-from state.target import Target
+from state.operate import target
+from state.operate.target import Target
+from state.repair import cli as check_cli
 
 if TYPE_CHECKING:
-    from state.change import Change
+    from state.operate.change import Change
 
 state_app = typer.Typer(no_args_is_help=True, help="Inspect, check, edit and undo the state of a run.")
 state_app.add_typer(check_cli.app)
@@ -67,7 +68,7 @@ def list_command(
     json: Json = False,
 ) -> None:
     """List the arms of a state, one a line: those in the bandit, then those put aside and why."""
-    from state import tables
+    from state.operate import tables
 
     if (
         where is not None
@@ -102,8 +103,8 @@ def show_command(
     json: Json = False,
 ) -> None:
     """Show everything the state holds of one arm; without ARM, what the state is of and its totals."""
-    from state import tables
-    from state.wanted import configured
+    from state.operate import tables
+    from state.operate.wanted import configured
 
     if arm is not None and where is None and (meant := target.found(arm, runs_dir)) is not None:
         own = target.found(None, runs_dir)
@@ -154,7 +155,7 @@ def diff_command(
     json: Json = False,
 ) -> int:
     """Compare two states of a run: by default the version before the current one with the current one."""
-    from state import diff
+    from state.operate import diff
 
     if a and not b and run is None and _is_run(a, runs_dir):
         a, run = "", a
@@ -163,7 +164,7 @@ def diff_command(
             raise FirehoseError(
                 Exit.USAGE, "--against-config compares the state of a run", next="leave A and B out"
             )
-        from state import against
+        from state.operate import against
 
         body = against.against_config(target.resolve(run, runs_dir).writable())
         lines = against.screen(body)
@@ -216,7 +217,7 @@ def rm_command(
     json: Json = False,
 ) -> None:
     """Take arms out of the bandit; their records are put aside, and `state restore ARM` brings them back."""
-    from state import change
+    from state.operate import change
 
     wanted = [("rm", {"arm": name}) for name in dict.fromkeys(names)]
     _finish("state-rm/1", change.edit(_run(run, runs_dir), wanted, dry=dry_run), json)
@@ -237,7 +238,7 @@ def mv_command(
     json: Json = False,
 ) -> None:
     """Rename an arm, as after its source was renamed in the config; its id and all it learned stay."""
-    from state import change
+    from state.operate import change
 
     wanted = [("mv", {"old": old, "new": new, "force": force})]
     _finish("state-mv/1", change.edit(_run(where, runs_dir), wanted, dry=dry_run), json)
@@ -267,7 +268,7 @@ def restore_command(
     json: Json = False,
 ) -> None:
     """Bring back an arm that was put aside, a version of the state (--serial), or all files of a change (--undo)."""
-    from state import change, transfer
+    from state.operate import change, transfer
 
     if undo:
         if serial is not None:
@@ -303,7 +304,7 @@ def restore_command(
 
 def _undo(where: str | None, number: int | None, dry_run: bool, runs_dir: Path, json: bool) -> None:
     from state import journal
-    from state.change import locked
+    from state.operate.change import locked
     from state.store import utc_now
 
     run = _run(where, runs_dir)
@@ -324,7 +325,7 @@ def _undo(where: str | None, number: int | None, dry_run: bool, runs_dir: Path, 
 @command("state-history/1")
 def history_command(where: RunName = None, *, runs_dir: RunsDir = RUNS, json: Json = False) -> None:
     """List the versions kept of a state and the changes in the archive, and how to undo them."""
-    from state import versions
+    from state.operate import versions
 
     body = versions.history(_run(where, runs_dir))
     if json:
@@ -347,7 +348,7 @@ def pull_command(
 ) -> None:
     """Print the sealed state of a run, checked, to be kept or edited; `state push` takes it back."""
     from curriculum.files import write_atomic
-    from state import transfer
+    from state.operate import transfer
 
     chosen = target.resolve(where, runs_dir)
     if json and output == "-":
@@ -390,7 +391,7 @@ def push_command(
     json: Json = False,
 ) -> None:
     """Make a file the state of a run, as a new serial; another lineage or an older serial is refused."""
-    from state import transfer
+    from state.operate import transfer
 
     run = _run(where, runs_dir)
     data = sys.stdin.buffer.read() if file == "-" else target.read_bytes(Path(file))
@@ -404,7 +405,7 @@ def migrate_command(
     where: RunName = None, *, dry_run: DryRun = False, runs_dir: RunsDir = RUNS, json: Json = False
 ) -> None:
     """Write the state in the newest file version, as a new serial; older versions are read without this, too."""
-    from state import transfer
+    from state.operate import transfer
 
     _finish("state-migrate/1", transfer.migrate(_run(where, runs_dir), dry=dry_run), json)
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curriculum.errors import Exit, FirehoseError
-from state import envelope, salvage
+from state import envelope
 from state.envelope import Envelope
-from state.examined import Examined, known, sealed_before
+from state.repair import salvage
+from state.repair.examined import Examined, known, sealed_before
+from state.repair.validate import problems
 from state.settle import Settled, settle
-from state.validate import problems
 
 FAR = 1000  # serials beyond the newest known one that a damaged header is believed
 
@@ -136,7 +137,8 @@ def accepted(seen: Examined) -> Envelope:
             path=run.state,
             next=f"firehose state check {run.root}",
         )
-    from state import diff, edits
+    from state import edits
+    from state.operate import diff
 
     base = sealed_before(seen)
     if base is None:

@@ -28,7 +28,7 @@ from state import checkpoints, envelope, journal
 from state.envelope import Envelope, Parent, open_envelope
 from state.findings import Finding
 from state.journal import Transaction
-from state.polish import Plan, check
+from state.polish.polish import Plan, check
 from state.reconcile import Reconciled
 from state.recover import Look
 from state.rows import EMPTY, HEAD, TAIL

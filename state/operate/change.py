@@ -17,11 +17,11 @@ from curriculum.files import write_atomic
 from state import edits, envelope, recover
 from state.envelope import Envelope
 from state.lock import RunLock
+from state.operate.target import missing
+from state.operate.wanted import config_says
 from state.run_dir import RunDir
 from state.settle import settle
 from state.store import StateStore, utc_now
-from state.target import missing
-from state.wanted import config_says
 
 ERRORED = "errored.state.json"
 

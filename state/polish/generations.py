@@ -7,8 +7,9 @@ from curriculum import config as configs
 from curriculum import config_edit
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes
-from state import checkpoints, journal, outlook, pivot, polish
-from state.polish import Plan
+from state import checkpoints, journal
+from state.polish import outlook, pivot, polish
+from state.polish.polish import Plan
 from state.run_dir import RunDir, read_object
 from state.story import read_config
 
@@ -169,7 +170,8 @@ def rollback(
 
 def status(run: RunDir, now: float) -> dict[str, Any]:
     """Draft, saved plans and whether they still fit, what is unfinished, what waits, and the last pivot."""
-    from state import apply, requests
+    from state import requests
+    from state.polish import apply
 
     plans = []
     for path in polish.plans(run):

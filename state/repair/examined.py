@@ -11,9 +11,9 @@ from state import checkpoints, journal
 from state.checkpoints import Checkpoint
 from state.envelope import Envelope, open_envelope
 from state.findings import Finding
-from state.row_check import RowFault
+from state.repair.row_check import RowFault
+from state.repair.salvage import Loose
 from state.run_dir import RunDir
-from state.salvage import Loose
 from state.settle import Settled
 
 

@@ -20,11 +20,12 @@ from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import NO_LINKS, failing_writes, sync_folder, write_atomic
 from curriculum.sources import open_corpus
-from state import checkpoints, pivot, polish, recover
+from state import checkpoints, recover
 from state.checkpoints import Checkpoint
 from state.envelope import Envelope, Parent, make, new_lineage, seal
 from state.findings import FindingError, finding
 from state.journal import Transaction
+from state.polish import pivot, polish
 from state.process import start_time
 from state.rows import EMPTY, TAIL, Mark
 from state.run_dir import RunDir

@@ -6,10 +6,10 @@ from typing import Any
 from curriculum.errors import FirehoseError
 from state import journal
 from state.envelope import Envelope
+from state.operate.target import file_version, missing, read_file
 from state.run_dir import RunDir
 from state.status import count, number, short, table
 from state.store import StateStore
-from state.target import file_version, missing, read_file
 
 WIDTH = 80
 

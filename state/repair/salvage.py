@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from state.validate import BOUNDS, COUNTS, LEARNED, NULLABLE, PARTS, faults
+from state.repair.validate import BOUNDS, COUNTS, LEARNED, NULLABLE, PARTS, faults
 
 ITEM = re.compile(r'"((?:[^"\\]|\\.)*)": (.*)')
 INDENT = 2

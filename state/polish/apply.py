@@ -15,9 +15,10 @@ import msgspec
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes, write_atomic
 from curriculum.sources import check_sources, known_arms, open_corpus
-from state import journal, pivot, polish, requests, spawn
+from state import journal, requests, spawn
 from state.lock import RunLock
-from state.polish import Plan
+from state.polish import pivot, polish
+from state.polish.polish import Plan
 from state.recover import look
 from state.requests import Request
 from state.run_dir import RunDir, read_object, record_id

@@ -7,12 +7,12 @@ import typer
 
 from curriculum.console import command, emit_json, say
 from curriculum.errors import Exit, FirehoseError
-from state import target
 from state.cli import RUNS, Json, RunsDir
 from state.findings import Finding
+from state.operate import target
 
 if TYPE_CHECKING:
-    from state.repair import Plan
+    from state.repair.repair import Plan
 
 app = typer.Typer()
 
@@ -42,7 +42,7 @@ def check_command(
 
     Exit 0: nothing, or only what the next launch clears by itself. 3: warnings or errors. 4: damage. 16: newer schema.
     """
-    from state import check
+    from state.repair import check
 
     chosen = target.resolve(where, runs_dir)
     if chosen.run is None:
@@ -100,8 +100,8 @@ def repair_command(
 
     Exit 0: done, or nothing to do. 3: something is left that no repair of these files clears.
     """
-    from state import repair
     from state.lock import RunLock
+    from state.repair import repair
 
     run = target.resolve(where, runs_dir).writable()
     ids = repair.select(only)

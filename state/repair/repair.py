@@ -16,15 +16,15 @@ import msgspec
 
 from curriculum import config as configs
 from curriculum.errors import Exit, FirehoseError
-from state import base as bases
 from state import envelope, journal
-from state.base import Base
-from state.check import ahead, examine, ordered
 from state.checkpoints import META
-from state.examined import Examined
 from state.findings import TITLES, Finding
 from state.journal import Entry, Transaction
-from state.row_check import save_rows
+from state.repair import base as bases
+from state.repair.base import Base
+from state.repair.check import ahead, examine, ordered
+from state.repair.examined import Examined
+from state.repair.row_check import save_rows
 from state.run_dir import RunDir
 from state.store import utc_now
 
@@ -268,7 +268,7 @@ class _Planner:
 
     def _rows(self, payload: dict[str, Any], step: int) -> dict[str, Any]:
         """Make torn row files whole, and the marks fit them."""
-        from state.row_check import look_at_rows
+        from state.repair.row_check import look_at_rows
 
         marks = dict(payload.get("files", {}))
         for fault in look_at_rows(self.run, marks, step, live=True):

@@ -30,7 +30,7 @@ def edit_command(
     run: RunName = None, *, out: Out = None, runs_dir: RunsDir = RUNS, json: Json = False
 ) -> int:
     """Open a draft of the run's config in $VISUAL or $EDITOR, then plan it; the run itself is not touched."""
-    from state import editor, polish
+    from state.polish import editor, polish
 
     chosen = choose(run, runs_dir)
     text = polish.draft_text(chosen)
@@ -55,7 +55,7 @@ def set_command(
     json: Json = False,
 ) -> int:
     """Change keys of the draft, then plan it; the run itself is not touched. off: the key's default."""
-    from state import polish
+    from state.polish import polish
 
     chosen = choose(run, runs_dir)
     polish.set_draft(chosen, assignments)
@@ -99,7 +99,7 @@ def _plan(
 ) -> int:
     from curriculum import config as configs
     from curriculum.config_toml import read_text
-    from state import outlook, polish
+    from state.polish import outlook, polish
 
     if file is None:
         text, shown, original = polish.draft_text(run), polish.draft(run), polish.origin(run)
@@ -122,7 +122,8 @@ def _show(
     exit_code: bool,
     dry_run: bool,
 ) -> int:
-    from state import polish, polish_view
+    from state.polish import polish
+    from state.polish import view as polish_view
 
     saved = polish.save(run, plan, out) if plan is not None and not dry_run else None
     body["plan"] = None if saved is None else str(saved)
@@ -154,7 +155,8 @@ def apply_command(
     json: Json = False,
 ) -> None:
     """Apply a saved plan: stop at the boundary, archive, put the new state in place, resume."""
-    from state import apply, polish, spawn
+    from state import spawn
+    from state.polish import apply, polish
 
     path, chosen = _find_plan(plan, run, runs_dir)
     found = polish.load(path)
@@ -186,7 +188,7 @@ def apply_command(
 
 def _find_plan(given: str | None, run: str | None, runs_dir: Path) -> tuple[Path, RunDir]:
     """The plan file, and the run it is of: by its place, by name, or the only one."""
-    from state import polish
+    from state.polish import polish
 
     if given is None:
         chosen = choose(run, runs_dir)
@@ -212,7 +214,8 @@ def _find_plan(given: str | None, run: str | None, runs_dir: Path) -> tuple[Path
 @command("polish-status/1")
 def status_command(run: RunName = None, *, runs_dir: RunsDir = RUNS, json: Json = False) -> None:
     """Show draft, saved plans and whether they still fit, what is unfinished, and the last pivot."""
-    from state import generations, polish_view
+    from state.polish import generations
+    from state.polish import view as polish_view
 
     body = generations.status(choose(run, runs_dir), time.time())
     if json:
@@ -232,7 +235,7 @@ def cancel_command(
     json: Json = False,
 ) -> None:
     """Withdraw a polish that still waits for its boundary; the run then goes on. --draft: discard the draft."""
-    from state import apply, generations, polish
+    from state.polish import apply, generations, polish
 
     chosen = choose(run, runs_dir)
     if draft:
@@ -258,7 +261,8 @@ def cancel_command(
 @command("polish-history/1")
 def history_command(run: RunName = None, *, runs_dir: RunsDir = RUNS, json: Json = False) -> None:
     """List the generations of a run: where each pivot was, and what it changed."""
-    from state import generations, polish_view
+    from state.polish import generations
+    from state.polish import view as polish_view
 
     chosen = choose(run, runs_dir)
     rows = generations.history(chosen)
@@ -286,7 +290,7 @@ def rollback_command(
     json: Json = False,
 ) -> int:
     """Plan to go back to what a pivot replaced; `polish apply` then does it."""
-    from state import generations
+    from state.polish import generations
 
     chosen = choose(run, runs_dir)
     body, plan = generations.rollback(chosen, to, keep_weights=keep_weights, now=time.time())

@@ -16,16 +16,17 @@ import msgspec
 from curriculum import config as configs
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import TEMPORARY
-from state import checkpoints, journal, salvage
+from state import checkpoints, journal
 from state.envelope import SealBroken, open_envelope, open_unsealed
-from state.examined import Examined, archived, sealed_before, with_state
 from state.findings import Finding, FindingError, finding
 from state.process import start_time
-from state.row_check import look_at_rows
+from state.repair import salvage
+from state.repair.examined import Examined, archived, sealed_before, with_state
+from state.repair.row_check import look_at_rows
+from state.repair.validate import problems
 from state.run_dir import RunDir
 from state.settle import settle
 from state.store import VERSIONS, StateStore
-from state.validate import problems
 
 DAMAGE = {"F0001", "F0002", "F0008", "F0009", "F0011", "F0013", "F0016"}
 SHOWN = 6  # differences that a message lists
@@ -237,7 +238,7 @@ def _checkpoints(seen: Examined) -> None:
 
 def _edited(seen: Examined) -> None:
     """Say what an edit by hand changed."""
-    from state import diff
+    from state.operate import diff
 
     before = sealed_before(seen) if seen.differs == ("payload",) else None
     if before is None or seen.unsealed is None:

@@ -15,10 +15,10 @@ from curriculum.config import Config
 from curriculum.eligibility import never_picked, phases
 from curriculum.sources import check_present, known_arms, open_corpus, open_phase, specs
 from curriculum.tokens.corpus import Corpus
-from state import pivot, polish
 from state.envelope import Envelope
 from state.findings import Finding
-from state.polish import Plan
+from state.polish import pivot, polish
+from state.polish.polish import Plan
 from state.recover import Look, look
 from state.rows import read_rows
 from state.run_dir import RunDir

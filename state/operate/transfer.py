@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.errors import Exit, FirehoseError
-from state import diff, edits, target
-from state.change import Change, Session, changing
+from state import edits
 from state.envelope import VERSION, Envelope, open_envelope, open_unsealed
 from state.migrate import changes
+from state.operate import diff, target
+from state.operate.change import Change, Session, changing
+from state.operate.target import Target
+from state.operate.usable import usable
+from state.operate.wanted import configured
 from state.reconcile import BOUNDS
 from state.run_dir import RunDir
 from state.store import utc_now
-from state.target import Target
-from state.usable import usable
-from state.wanted import configured
 
 SHOWN = 6  # differences of an edited file that its refusal lists
 

@@ -1,0 +1,1 @@
+"""Changing a run's course in mid-run: drafts, plans, pivots, live bounds, forks."""

@@ -1,0 +1,1 @@
+"""Checking a run's files against each other, and repairing them by a printed plan."""
