@@ -15,6 +15,7 @@ from curriculum import config as configs
 from curriculum.console import command, emit_json, say
 from curriculum.errors import Exit, FirehoseError
 from curriculum.text.build import Progress, Report, build, find_text, plan_for
+from curriculum.text.tokenizer import NAME as TOKENIZER
 from curriculum.tokens import manifest as manifests
 from curriculum.tokens.corpus import Corpus
 from curriculum.tokens.manifest import Manifest
@@ -33,11 +34,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def build_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be read and written.")] = False,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="Use this tokenizer.json again, or the one in this folder, instead of training one: "
+            "runs/NAME/tokenizer lets a new source join the run NAME."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Tokenise every source of CONFIG that is not excluded into its data folder."""
     settings = configs.load(config)
-    plan = plan_for(settings)
+    if tokenizer is not None and tokenizer.is_dir():
+        tokenizer /= TOKENIZER
+    plan = plan_for(settings, tokenizer)
     for name in sorted(settings.sources.keys() - plan.sources.keys()):
         say(f"{name}: left out (curriculum.exclude_sources)")
     if dry_run:

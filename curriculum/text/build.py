@@ -48,7 +48,8 @@ class SourceText:
 class BuildPlan:
     """What to build: `sources` into `out_dir`, held-out parts sized in windows of `block_size` tokens.
 
-    A source's name is part of file names: `curriculum.config` says which will do.
+    A source's name is part of file names: `curriculum.config` says which will do. tokenizer: file of one to be used
+    again, with its template beside it, as for a source that joins a run; None trains one.
     """
 
     out_dir: Path
@@ -56,6 +57,7 @@ class BuildPlan:
     vocab_size: int = 8192
     tokenizer_sample_mb: int = 100
     block_size: int = 1024
+    tokenizer: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,8 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def plan_for(config: Config) -> BuildPlan:
-    """The build of a config: every source that is not excluded."""
+def plan_for(config: Config, tokenizer: Path | None = None) -> BuildPlan:
+    """The build of a config: every source that is not excluded. tokenizer: see `BuildPlan`."""
     excluded = set(config.curriculum.exclude_sources)
     return BuildPlan(
         out_dir=config.resolve(config.data.dir),
@@ -85,6 +87,7 @@ def plan_for(config: Config) -> BuildPlan:
         vocab_size=config.data.vocab_size,
         tokenizer_sample_mb=config.data.tokenizer_sample_mb,
         block_size=config.model.block_size,
+        tokenizer=tokenizer,
     )
 
 
@@ -106,8 +109,15 @@ def build(plan: BuildPlan, report: Report = lambda progress: None) -> Manifest:
     files = find_text(plan)
     with staging_folder(plan.out_dir) as staging:
         reading = _Reading(plan, files, report)
-        sampler = Sampler(plan.tokenizer_sample_mb * 1_000_000, reading.bytes_total)
-        trained = tokenizer.train(reading.sample(sampler), plan.vocab_size, staging / tokenizer.NAME)
+        sampler = Sampler(
+            plan.tokenizer_sample_mb * 1_000_000 * (plan.tokenizer is None), reading.bytes_total
+        )
+        if plan.tokenizer is None:
+            trained = tokenizer.train(reading.sample(sampler), plan.vocab_size, staging / tokenizer.NAME)
+        else:
+            trained = tokenizer.copy(plan.tokenizer, staging / tokenizer.NAME)
+            for _ in reading.sample(sampler):
+                pass  # what this pass counts and checks is wanted all the same
         entries = {name: _build_source(reading, name, trained, staging) for name in plan.sources}
         manifest = Manifest(
             tokenizer=TokenizerEntry(

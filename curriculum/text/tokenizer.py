@@ -132,6 +132,17 @@ def load(path: Path) -> Tokenizer:
     return Tokenizer(path, inner, templates.load(path.with_name(templates.NAME)))
 
 
+def copy(source: Path, target: Path) -> Tokenizer:
+    """Write a tokenizer's file and its template again, byte for byte, and read them there. Raises as `load`."""
+    load(source)
+    for old, new in (
+        (source, target),
+        (source.with_name(templates.NAME), target.with_name(templates.NAME)),
+    ):
+        write_atomic(new, old.read_bytes())
+    return load(target)
+
+
 def _pieces(text: str) -> Iterator[tuple[str, bool]]:
     """A text in pieces, each with whether it is the last.
 

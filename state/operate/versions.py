@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.errors import FirehoseError
+from curriculum.files import sha256_file
 from state import journal
 from state.envelope import Envelope
 from state.operate.target import file_version, missing, read_file
@@ -44,6 +45,15 @@ def history(run: RunDir) -> dict[str, Any]:
             row["what"] = f"migrate: version {versions[-1]['version']} -> {row['version']}"
         versions.append(row)
     done = journal.entries(run)
+    written = {
+        operation.sha256: entry
+        for entry in done
+        for operation in entry.operations
+        if isinstance(operation, journal.Put) and operation.target == run.state.name
+    }
+    for row in versions:
+        if (entry := written.get(sha256_file(Path(row["path"])))) is not None:
+            row["what"] = f"{entry.name}: {entry.what}"
     undone = {entry.undoes for entry in done}
     changes = [
         {

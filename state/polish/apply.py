@@ -231,17 +231,18 @@ def cancel(run: RunDir, now: float) -> Request:
     The signal cannot be taken back, so the request becomes one for a checkpoint. Raises FirehoseError(NOT_FOUND).
     """
     note = read_object(asked(run)) or {}
-    waiting = requests.pending(run)
-    process = polish.running(run, now)
-    if process is None or waiting is None or waiting.id != note.get("request") or waiting.kind != "stop":
-        raise FirehoseError(
-            Exit.NOT_FOUND,
-            "no polish waits for its boundary",
-            path=run.request,
-            next=f"firehose polish status {run.root}",
-        )
-    instead = Request(id=os.urandom(8).hex(), kind="checkpoint", target=record_id(process), time=now)
-    write_atomic(run.request, msgspec.json.encode(instead))
+    with requests.mailbox(run, timeout=10.0):  # the run must not serve it between the look and the write
+        waiting = requests.pending(run)
+        process = polish.running(run, now)
+        if process is None or waiting is None or waiting.id != note.get("request") or waiting.kind != "stop":
+            raise FirehoseError(
+                Exit.NOT_FOUND,
+                "no polish waits for its boundary",
+                path=run.request,
+                next=f"firehose polish status {run.root}",
+            )
+        instead = Request(id=os.urandom(8).hex(), kind="checkpoint", target=record_id(process), time=now)
+        write_atomic(run.request, msgspec.json.encode(instead))
     asked(run).unlink(missing_ok=True)
     return instead
 

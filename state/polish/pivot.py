@@ -166,7 +166,7 @@ def refuse_other_tokens(corpus: Corpus, found: checkpoints.Checkpoint | None) ->
             Exit.REFUSED,
             "the token files were made with another tokenizer than this run's",
             path=corpus.tokenizer,
-            next="bring back the tokenizer the run began with, and build again",
+            next="firehose data build CONFIG --tokenizer RUN/tokenizer builds them with the one the run began with",
         )
 
 

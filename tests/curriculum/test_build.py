@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,25 @@ def test_the_same_text_gives_the_same_bytes(plan: BuildPlan, monkeypatch: pytest
     monkeypatch.setattr(builds, "COPY", 100)
     build(plan)
     assert files_in(plan.out_dir) == first
+
+
+def test_a_source_that_joins_takes_the_tokenizer_there_is(plan: BuildPlan) -> None:
+    build(plan)
+    before = files_in(plan.out_dir)
+    more = replace(with_source(plan, "late", prose(80, seed=9)), out_dir=plan.out_dir.with_name("more"))
+    again = replace(more, tokenizer=plan.out_dir / "tokenizer.json")
+    manifest = build(again)
+    after = files_in(again.out_dir)
+    assert {name: after[name] for name in before if name != "manifest.json"} == {
+        name: data for name, data in before.items() if name != "manifest.json"
+    }
+    assert manifest.tokenizer.sample_bytes == 0 and "late.btok" in after
+    Corpus.open(again.out_dir, BLOCK, 1).check("late")
+    trained = build(replace(more, out_dir=plan.out_dir.with_name("trained")))
+    assert trained.tokenizer.sha256 != manifest.tokenizer.sha256
+    with pytest.raises(FirehoseError) as missing:
+        build(replace(more, tokenizer=plan.out_dir / "nowhere.json"))
+    assert missing.value.exit_code is Exit.NOT_FOUND and files_in(again.out_dir) == after
 
 
 def test_empty_documents_are_dropped_and_counted_in_every_source(plan: BuildPlan) -> None:
