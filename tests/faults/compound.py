@@ -18,7 +18,7 @@ from tests.faults.shim import Fault
 from tests.faults.trace import materialise, states
 
 STARTS = {True: (2, 1), False: (15, 30)}  # of each scenario: killed, and cut from power
-EVERY = {True: 1, False: 5}  # errors are put into the recovery from every n-th of them
+EVERY = {True: 3, False: 5}  # errors are put into the recovery from every n-th of them
 FAULTS = {
     True: (("kill", False), ("EIO", False)),
     False: (
@@ -110,7 +110,7 @@ if __name__ == "__main__":
             "compound",
             sweep,
             "faults while recovering",
-            least=(200, 5000),
+            least=(150, 5000),
             choose=lambda scenario: scenario.recover is not None,
         )
     )

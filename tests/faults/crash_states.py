@@ -10,7 +10,7 @@ from tests.faults.command_line import part
 from tests.faults.scenario import Row, Scenario, made, run, sound
 from tests.faults.trace import materialise, states
 
-BOUND = 200, 5000  # combinations looked at for one moment of a trace, short and full
+BOUND = 100, 5000  # combinations looked at for one moment of a trace, short and full
 CUTS = 1, 7
 
 
@@ -35,4 +35,4 @@ def sweep(scenario: Scenario, folder: Path, *, short: bool) -> list[Row]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(part("crash_states", sweep, "states", least=(500, 10_000)))
+    raise SystemExit(part("crash_states", sweep, "states", least=(400, 10_000)))
