@@ -13,7 +13,6 @@ PARTS = ("kill", "errnos", "crash_states", "compound", "traced", "power_cut")
 ALSO = {
     "mutations": ("--count", "1000000"),
     "contention": ("--processes", "32", "--commits", "500", "--kills", "100"),
-    "signals": ("--count", "500", "--real", "3"),
 }
 
 

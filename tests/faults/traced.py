@@ -65,6 +65,10 @@ SHIM_CLASSES = {
 CALL = re.compile(r"^(?:\d+ +)?(\w+)\((.*)")
 OPENS_TO_WRITE = re.compile(r"O_(WRONLY|RDWR|CREAT|TRUNC)")
 ERRORS = ("EIO", "ENOSPC", "EINTR")
+COMPILED = (
+    "checkpoint: over another"  # safetensors writes below Python, but only here: the shim has it in Python
+)
+COMMANDS = ("state rm code --run RUN", "polish apply (stopped run)")
 WITH_ERRORS = ("state: 2 commits", "rows: append twice", "run: begin, 3 boundaries")
 
 
@@ -127,7 +131,9 @@ def sweep(scenario: Scenario, folder: Path, *, short: bool) -> list[Row]:
     by_kernel, names = account(out, work)
     shutil.rmtree(work)
     rows = [Row(scenario.name, "calls, both accounts", by_kernel.total())]
-    if by_kernel != by_shim:
+    if scenario.name == COMPILED:
+        rows[0].note = "not compared"
+    elif by_kernel != by_shim:
         rows[0].bad.append(f"strace saw {dict(by_kernel)}, the shim {dict(by_shim)}")
     kinds = [("signal=KILL", Row(scenario.name, "kill by strace"))]
     if scenario.name in WITH_ERRORS:
@@ -153,9 +159,12 @@ def main() -> int:
     if why := need("strace") or forbidden():
         print(f"SKIPPED: the kernel's own account of the calls: {why}", file=sys.stderr, flush=True)
         return 0
-    return part(
-        "traced", sweep, "calls compared, kills and errors", least=(500, 500), choose=lambda s: not s.broken
-    )
+    return part("traced", sweep, "calls compared, kills and errors", least=(500, 500), choose=chosen)
+
+
+def chosen(scenario: Scenario) -> bool:
+    """All but the commands, of which two stand for the others: their parts are in the rest."""
+    return not scenario.broken and (scenario.looks or scenario.name in COMMANDS)
 
 
 def forbidden() -> str | None:
