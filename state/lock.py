@@ -41,7 +41,8 @@ class RunLock:
         try:
             write_atomic(self.holder_path, holder, durable=False)
         except BaseException:
-            self._lock.release()
+            with contextlib.suppress(OSError):  # what went wrong first is what is told
+                self._lock.release()
             raise
         return self
 

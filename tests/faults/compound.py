@@ -17,7 +17,7 @@ from tests.faults.scenario import Row, Scenario, copy, made, run, sound
 from tests.faults.shim import Fault
 from tests.faults.trace import materialise, states
 
-STARTS = {True: (2, 1), False: (15, 30)}  # of each scenario: killed, and cut from power
+STARTS = {True: (2, 1), False: (8, 12)}  # of each scenario: killed, and cut from power
 EVERY = {True: 3, False: 5}  # errors are put into the recovery from every n-th of them
 FAULTS = {
     True: (("kill", False), ("EIO", False)),
@@ -110,7 +110,7 @@ if __name__ == "__main__":
             "compound",
             sweep,
             "faults while recovering",
-            least=(150, 5000),
+            least=(150, 4000),
             choose=lambda scenario: scenario.recover is not None,
         )
     )

@@ -63,6 +63,7 @@ SHIM_CLASSES = {
     "fchmod": "chmod",
 }
 CALL = re.compile(r"^(?:\d+ +)?(\w+)\((.*)")
+HERE = re.compile(r"AT_FDCWD<[^>]*>")
 OPENS_TO_WRITE = re.compile(r"O_(WRONLY|RDWR|CREAT|TRUNC)")
 ERRORS = ("EIO", "ENOSPC", "EINTR")
 COMPILED = (
@@ -116,6 +117,7 @@ def account(out: Path, root: Path) -> tuple[Counter[str], Counter[str]]:
         names[name] += 1
         target = rest.partition(", ")[0] if name.startswith(("write", "pwrite", "f")) else rest
         reads = CLASSES[name] == "open" and not OPENS_TO_WRITE.search(rest)
+        target = HERE.sub("", target)  # the working folder, which strace shows beside every path
         if str(root) in target and not reads:
             classes[CLASSES[name]] += 1
     return classes, names
