@@ -28,4 +28,4 @@ def sweep(scenario: Scenario, folder: Path, *, short: bool) -> list[Row]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(part("kill", sweep, "kills", least=(150, 1500)))
+    raise SystemExit(part("kill", sweep, "kills", least=(150, 1200)))
