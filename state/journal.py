@@ -20,6 +20,7 @@ from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes, second_name, sha256_file, sync_folder, write_atomic
 from state.process import start_time
 from state.run_dir import RunDir
+from state.store import UNDONE
 
 FORMAT, VERSION = "firehose-transaction", 1
 BEFORE, AFTER, ENTRY = "before", "after", "transaction.json"
@@ -267,8 +268,8 @@ def undoing(run: RunDir, number: int | None, *, now: str) -> Transaction:
                 tx.aside(target)
             else:
                 tx.put(target, _whole(where / BEFORE / operation.target, operation.old))
-                if target == run.state:  # its serial is used up: no other state may get it
-                    tx.keep(target, run.versions / f"{_serial(target)}.json")
+                if target == run.state:  # its serial is used up, and it is no version to fall back to
+                    tx.keep(target, run.versions / f"{UNDONE}{_serial(target)}.json")
         elif isinstance(operation, Aside):
             target = run.root / operation.target
             if target.exists():

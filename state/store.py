@@ -22,6 +22,9 @@ from state.process import start_time
 
 KEPT = 10
 VERSIONS = ".state.json.d"  # how the name of a folder of versions ends
+UNDONE = (
+    "undone-"  # how the name of a state begins that an operator took back: read by nobody, its serial used up
+)
 
 
 def utc_now() -> str:
@@ -214,7 +217,9 @@ class StateStore:
         versions = self.versions()
         newest = versions[-1][0] if versions else 0
         current = self._current.serial if self._current else 0
-        return max(newest, current, self._reserved) + self._damaged
+        names = (path.stem.removeprefix(UNDONE) for path in self.folder.glob(f"{UNDONE}*.json"))
+        undone = max((int(name) for name in names if name.isdecimal()), default=0)
+        return max(newest, current, undone, self._reserved) + self._damaged
 
     def _kept_name(self) -> Path | None:
         if self._seen is None or self._current is None:

@@ -162,7 +162,7 @@ def test_undo_brings_every_byte_back_and_can_be_undone(files: RunDir) -> None:
     assert extra == {
         "history.jsonl",
         f"{files.name}.state.json.d/7.json",
-        f"{files.name}.state.json.d/8.json",
+        f"{files.name}.state.json.d/undone-8.json",
     }
     assert {name: back[name] for name in old} == old
     assert [event["event"] for event in files.events()] == ["repair", "undo"]

@@ -66,6 +66,19 @@ def test_a_commit_needs_a_state_and_a_second_lineage_needs_its_parent(store: Sta
     assert store.commit({}, step=3, config_sha256=CONFIG_SHA).parent == child.parent
 
 
+def test_a_state_that_was_taken_back_is_no_version_and_its_serial_is_used_up(store: StateStore) -> None:
+    begin(store, 3)
+    sealed = store.path.read_bytes()
+    commit(store, 9)
+    store.path.rename(store.folder / "undone-4.json")
+    (store.folder / "3.json").unlink()
+    store.path.write_bytes(sealed[:-9])
+    found, _ = StateStore(store.path).read()
+    assert found is not None and (found.serial, found.step) == (2, 1)
+    store.path.write_bytes(sealed)
+    assert commit(StateStore(store.path), 3) == 5
+
+
 def test_reserved_serials_are_not_used(store: StateStore) -> None:
     begin(store)
     store.reserve(9)
