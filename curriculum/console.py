@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from typing import Any, ParamSpec
@@ -24,6 +25,28 @@ def emit_json(schema: str, body: dict[str, Any]) -> None:
 def say(message: str) -> None:
     """Print a message for the person at the terminal (stderr)."""
     print(message, file=sys.stderr, flush=True)
+
+
+def wrapped(text: str, *, indent: str = "  ", width: int = 80) -> str:
+    """Text at most `width` columns wide, where its words allow it: no word, path or name is broken.
+
+    Every line is wrapped by itself; what goes over to the next one hangs by `indent` more than the line begins with.
+
+    >>> print(wrapped("  next: firehose state check my-run", width=24))
+      next: firehose state
+        check my-run
+    """
+    lines = []
+    for line in text.splitlines():
+        own = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=own + indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines)
 
 
 def _told(error: FirehoseError, schema: str, json: bool) -> typer.Exit:
