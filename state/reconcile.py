@@ -16,8 +16,9 @@ from typing import Any
 from bandit.arms import DEFAULT_CAP, new_id
 from bandit.index import SMALLEST_SUM
 from state.findings import Finding, finding
+from state.pullable import BOUNDS as BOUNDS
+from state.pullable import missing, why_not
 
-BOUNDS = ("cap", "floor", "min_share", "max_share")
 EDITED = (
     "edited"  # in a payload: arms were edited by command, so the tickets are not what they were issued for
 )
@@ -56,7 +57,8 @@ def reconcile(
     """Bring a state's payload in line with config and data.
 
     sources: name to {cap, floor, min_share, max_share, excluded}, as configured. data: name to {sha256, windows}, or
-    to {missing: why}. step: of the payload; tickets of later steps are not trained yet.
+    to {missing: why}. step: of the payload; tickets of later steps are not trained yet. The commands in findings say
+    CONFIG and RUN, which the caller names.
     """
     result = Reconciled(copy.deepcopy(dict(payload)))
     payload = result.payload
@@ -69,7 +71,7 @@ def reconcile(
         result.changed = True
 
     for name in sorted(arms):
-        if why := _why_not(name, sources, data):
+        if why := why_not(name, sources, data):
             prune(payload, name, why, step)
             fix = "nothing to do: its record is kept and comes back with the source"
             event = {"event": "prune", "step": step, "reason": why}
@@ -77,10 +79,13 @@ def reconcile(
     taken = {arm["id"] for arm in arms.values()}
     taken |= {entry["record"]["id"] for top in pruned.values() for entry in put_aside(top)}
     for name in sorted(sources):
-        if why := _missing(name, sources, data):
-            fix = "build its data (firehose data build CONFIG), or set its cap to 0"
+        if why := missing(name, sources, data):
+            fix = (
+                f"build its data: firehose data build CONFIG; or do without it: "
+                f"firehose polish set {name}.cap=0 --run RUN; firehose state rm {name} --run RUN takes its arm out"
+            )
             result.findings.append(finding("F0004", f"{name!r} is configured, but {why}", arm=name, fix=fix))
-        if _why_not(name, sources, data):
+        if why_not(name, sources, data):
             continue
         if name in pruned and name not in arms and not pruned[name].get("removed"):
             entry = restore(payload, name)
@@ -92,39 +97,19 @@ def reconcile(
             hashes[name] = data[name]["sha256"]
             if known:
                 event = {"event": "new", "step": step}
-                result._note("F0006", name, f"{name!r} is new and joins with no history", event=event)
+                message = f"{name!r} is new and joins with no history"
+                if name in pruned:
+                    message += (
+                        f"; the record that was {pruned[name]['reason']} at step {pruned[name]['step']} is kept, "
+                        f"to have it back: firehose state restore {name} RUN"
+                    )
+                result._note("F0006", name, message, event=event)
             continue
         result.ids[name] = arms[name]["id"]
         _compare_data(result, name, data[name], step)
         _compare_bounds(result, name, sources[name], step)
     result.ids = {name: result.ids[name] for name in sources if name in result.ids}
     return result
-
-
-def _missing(
-    name: str, sources: Mapping[str, Mapping[str, Any]], data: Mapping[str, Mapping[str, Any]]
-) -> str | None:
-    """Why a source that is wanted has no data, or None."""
-    if sources[name].get("excluded") or sources[name]["cap"] == 0:
-        return None
-    if name not in data:
-        return "its data is missing: the manifest does not have it"
-    if "missing" in data[name]:
-        return f"its data is missing: {data[name]['missing']}"
-    return None if data[name]["windows"] > 0 else "its data has no training window"
-
-
-def _why_not(
-    name: str, sources: Mapping[str, Mapping[str, Any]], data: Mapping[str, Mapping[str, Any]]
-) -> str | None:
-    """Why an arm can never be pulled, or None where it can."""
-    if name not in sources:
-        return "it is not configured"
-    if sources[name].get("excluded"):
-        return "it is excluded"
-    if sources[name]["cap"] == 0:
-        return "its cap is 0"
-    return _missing(name, sources, data)
 
 
 def put_aside(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

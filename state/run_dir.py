@@ -65,6 +65,11 @@ class RunDir:
         """Whether this is the folder of a run."""
         return self.effective.exists() or self.state.exists()
 
+    def called(self) -> str:
+        """What a command is told to find it from the current folder: its name where that is enough, else its path."""
+        usual = Path(os.environ.get("FIREHOSE_RUNS", "runs"))
+        return self.name if self.root.resolve() == (usual / self.name).resolve() else str(self.root)
+
     def create(self) -> None:
         """Make the folder and its parts, durably, where they are missing. Raises FirehoseError(WRITE_FAILED)."""
         with failing_writes(self.root):

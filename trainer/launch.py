@@ -84,7 +84,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
             f"warning: the token files have a vocabulary of {corpus.vocab_size - 1} and the config asks for "
             f"{config.data.vocab_size}: they were built with another setting, or from too little text for it"
         )
-    result = reconciled(config, corpus, found.settled.payload or {}, step=found.settled.step)
+    result = reconciled(config, corpus, found.settled.payload or {}, step=found.settled.step, run=run)
     for item in result.findings:
         say(f"{item}\n  next:     {item.fix}" if item.fix else str(item))
     goal, notes = goal_sources(config, corpus)
