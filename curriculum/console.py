@@ -1,6 +1,7 @@
 """How commands talk: data to stdout, messages to stderr, `--json` as the stable contract."""
 
 import functools
+import re
 import sys
 import textwrap
 import traceback
@@ -14,6 +15,8 @@ from curriculum.errors import Exit, FirehoseError
 from curriculum.files import unusable
 
 P = ParamSpec("P")
+COMMAND = re.compile(r"firehose [^;,()`]*[^;,()`\s]")
+GLUE = "\N{NO-BREAK SPACE}"
 REPORT = "run the same command again; if it fails again, report the traceback above"
 
 
@@ -28,25 +31,30 @@ def say(message: str) -> None:
 
 
 def wrapped(text: str, *, indent: str = "  ", width: int = 80) -> str:
-    """Text at most `width` columns wide, where its words allow it: no word, path or name is broken.
+    """Text at most `width` columns wide, where its words allow it: no word, path or name is broken, nor a command that fits.
 
     Every line is wrapped by itself; what goes over to the next one hangs by `indent` more than the line begins with.
 
-    >>> print(wrapped("  next: firehose state check my-run", width=24))
-      next: firehose state
-        check my-run
+    >>> print(wrapped("  it is not there: firehose data build a.toml makes it", width=40))
+      it is not there:
+        firehose data build a.toml makes it
     """
     lines = []
     for line in text.splitlines():
         own = line[: len(line) - len(line.lstrip())]
         lines += textwrap.wrap(
-            line,
+            _glued(line, width - len(own) - len(indent)),
             width,
             subsequent_indent=own + indent,
             break_long_words=False,
             break_on_hyphens=False,
         ) or [""]
-    return "\n".join(lines)
+    return "\n".join(lines).replace(GLUE, " ")
+
+
+def _glued(line: str, room: int) -> str:
+    """The line with the words of each command that fits held together."""
+    return COMMAND.sub(lambda found: found[0].replace(" ", GLUE) if len(found[0]) <= room else found[0], line)
 
 
 def _told(error: FirehoseError, schema: str, json: bool) -> typer.Exit:

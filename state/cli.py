@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from curriculum.console import command, emit_json, say
+from curriculum.console import command, emit_json, say, wrapped
 from curriculum.errors import Exit, FirehoseError
 from state import requests, run_dir, status
 from state.run_dir import RunDir
@@ -56,7 +56,7 @@ def status_command(run: RunName = None, *, runs_dir: RunsDir = RUNS, json: Json 
     now = time.time()
     body, notes = status.status(choose(run, runs_dir), now)
     for note in notes:
-        say(note)
+        say(wrapped(note))
     if json:
         emit_json("status/1", body)
     else:

@@ -7,6 +7,7 @@ from typing import Any
 
 from curriculum.errors import FirehoseError
 from state.envelope import Envelope
+from state.findings import Finding
 from state.run_dir import RunDir, read_object
 from state.store import StateStore
 
@@ -61,10 +62,24 @@ def _state(run: RunDir, notes: list[str]) -> Envelope | None:
     try:
         envelope, findings = StateStore(run.state).read()
     except FirehoseError as error:
-        notes.append(f"the state cannot be read: {error.message}")
+        notes.append(
+            f"the state cannot be read: {error.message}\n  next:     firehose state check {run.called()}"
+        )
         return None
-    notes += [str(found) for found in findings]
+    if envelope is not None:
+        notes += passed_over(run, envelope, findings)
     return envelope
+
+
+def passed_over(run: RunDir, used: Envelope, findings: list[Finding]) -> list[str]:
+    """What to say where the state shown is not the one in the file: why, which it is, and the next command."""
+    if not findings:
+        return []
+    return [
+        *map(str, findings),
+        f"shown is serial {used.serial} of step {used.step:,}, the newest sound one, and not what is in that file",
+        f"  next:     firehose state check {run.called()}",
+    ]
 
 
 def _stored_arms(payload: dict[str, Any]) -> Iterable[dict[str, Any]]:

@@ -1,16 +1,14 @@
 """What the next launch of a run would change in its state for the config and the data as they are now."""
 
-import textwrap
 from typing import Any
 
 from curriculum import config as configs
+from curriculum.console import wrapped
 from curriculum.sources import open_corpus
 from state.recover import look
 from state.run_dir import RunDir
 from state.store import StateStore
 from state.survey import reconciled
-
-WIDTH = 80
 
 
 def against_config(run: RunDir) -> dict[str, Any]:
@@ -22,7 +20,7 @@ def against_config(run: RunDir) -> dict[str, Any]:
     config = configs.load(run.config)
     settled = look(run, StateStore(run.state), deep=False).settled
     result = reconciled(
-        config, open_corpus(config), settled.payload or {}, step=settled.step, read_data=False
+        config, open_corpus(config), settled.payload or {}, step=settled.step, read_data=False, run=run
     )
     notes = [] if settled.source == "state" else settled.messages
     return {
@@ -47,4 +45,4 @@ def screen(body: dict[str, Any]) -> list[str]:
         )
     if body["restart"]:
         lines.append("pulls issued and not trained are taken back, and shares begin anew")
-    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="    ")]
+    return wrapped("\n".join(lines), indent="    ").splitlines()

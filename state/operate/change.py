@@ -5,22 +5,23 @@ it, so does the command, with nothing changed.
 """
 
 import copy
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from curriculum.console import wrapped
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import write_atomic
 from state import edits, envelope, recover
 from state.envelope import Envelope
 from state.lock import RunLock
+from state.operate import outcome
 from state.operate.target import missing
 from state.operate.wanted import config_says
 from state.run_dir import RunDir
-from state.settle import settle
+from state.settle import Settled, settle
 from state.store import StateStore, utc_now
 
 ERRORED = "errored.state.json"
@@ -31,7 +32,7 @@ class Change:
     """What a command did to a state, or (dry) would have done.
 
     before: the state it found. after: the new one, or the same where nothing was to be done. done: a sentence each.
-    launch: what the next launch makes of it.
+    launch: what the next launch makes of it, in words; settled: what it goes on from.
     """
 
     run: RunDir
@@ -39,6 +40,7 @@ class Change:
     after: Envelope
     done: list[str]
     launch: list[str] = field(default_factory=list)
+    settled: Settled | None = None
     dry: bool = False
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,9 +60,10 @@ class Change:
         if self.after is not self.before:
             serials = f"serial {self.before.serial} -> {self.after.serial} of {self.run.name}, step {self.after.step:,}"
             told.append(f"would write {serials}; nothing is changed" if self.dry else f"wrote {serials}")
-            if not self.dry:
-                told.append(f"undo: firehose state restore --serial {self.before.serial} {self.run.name}")
-        return [part for line in told for part in textwrap.wrap(line, 80, subsequent_indent="    ")]
+            here = (self.before.lineage, self.before.step) == (self.after.lineage, self.after.step)
+            if not self.dry and here:  # a launch would not go on from a state of another step
+                told.append(f"undo: firehose state restore {self.run.called()} --serial {self.before.serial}")
+        return wrapped("\n".join(told), indent="    ").splitlines()
 
 
 @dataclass(slots=True)
@@ -100,45 +103,13 @@ class Session:
             parent=like.parent,
             path=self.run.state,
         )
-        would = [] if same else self.would(after)
-        change = Change(self.run, self.current, after, done, would, dry=self.dry)
+        change = Change(self.run, self.current, after, done, dry=self.dry)
+        if not same:
+            change.settled = outcome.would(self.run, after, self.copied)
+            change.launch.append(outcome.told(change.settled, after))
         if not self.dry:
             self._write(after)
         return change
-
-    def would(self, after: Envelope) -> list[str]:
-        """What a launch would go on from with this state, a sentence each. Raises FirehoseError(REFUSED)."""
-        run, found = self.run, self.copied
-        try:
-            settled = settle(after, found, run=run.name)
-        except FirehoseError as error:
-            if found is not None and after.lineage == found.lineage and after.step < found.step:
-                raise self._behind(after, found) from None
-            message = f"a launch would refuse the state as it would be: {error.message}"
-            next = f"firehose state history {run.name}"
-            raise FirehoseError(Exit.REFUSED, message, path=run.state, next=next) from None
-        if settled.source == "state":
-            return [f"a launch goes on from it, at step {after.step:,}"]
-        if settled.source == "fresh":
-            return ["there is no checkpoint yet: a launch begins again at step 0"]
-        again = "and makes the edits since again on its copy of the state"
-        return [f"a launch goes on at step {settled.step:,}, where the newest weights are, {again}"]
-
-    def _behind(self, after: Envelope, found: Envelope) -> FirehoseError:
-        """The refusal of a state that is older than the weights."""
-        folder = self.run.checkpoints / f"step_{after.step}"
-        other = (
-            f"firehose run {self.run.config} --from {folder} --name OTHER goes on from step {after.step:,}"
-        )
-        return FirehoseError(
-            Exit.REFUSED,
-            f"weights exist only at checkpoints, the newest of step {found.step:,}: a launch would go on from there "
-            f"and not use a state of step {after.step:,}",
-            path=self.run.state,
-            next=other
-            if folder.is_dir()
-            else f"firehose state diff {after.step} checkpoint --run {self.run.name}",
-        )
 
     def _write(self, after: Envelope) -> None:
         """Make a state current. Where that fails its bytes are kept beside, and the error says how to go on with them."""
@@ -158,7 +129,7 @@ class Session:
                     f"{error.message}; what was to be written is in {kept}",
                     path=self.run.state,
                     changed=f"nothing but {kept.name}",
-                    next=f"make room or fix the folder's rights, then: firehose state push {kept} {self.run.name}",
+                    next=f"make room or fix the folder's rights, then: firehose state push {kept} {self.run.called()}",
                 ) from error
             raise
 
@@ -173,7 +144,7 @@ def locked(run: RunDir) -> Iterator[None]:
         lock.acquire()
     except FirehoseError as error:
         if error.exit_code is Exit.LOCKED:
-            error.next = f"firehose stop {run.name}"
+            error.next = f"firehose stop {run.called()}"
         raise
     try:
         journal.redo(run)
@@ -205,7 +176,7 @@ def _session(run: RunDir, dry: bool, now: Callable[[], str], sound: bool) -> Ses
             Exit.DAMAGED,
             f"the state file is damaged: {findings[0].message}",
             path=run.state,
-            next=f"firehose state repair {run.name} --dry-run",
+            next=f"firehose state repair {run.called()} --dry-run",
         )
     if current is None:
         raise missing(run)
@@ -237,5 +208,7 @@ def edit(
         for op, args in wanted:
             done += edits.apply(payload, edits.edit(op, session.serial, args), base.step)
         change = session.finish(payload, done, like=base, step=base.step)
-        change.launch += [line for op, args in wanted for line in config_says(run, op, args)]
+        settled = change.settled
+        assert settled is not None  # an edit is never the same
+        change.launch += config_says(run, wanted, settled.payload, settled.step)
     return change

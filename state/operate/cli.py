@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curriculum.console import command, emit_json, say
+from curriculum.console import command, emit_json, say, wrapped
 from curriculum.errors import Exit, FirehoseError
 from state.cli import RUNS, Json, RunsDir
 from state.operate import target
@@ -46,8 +46,15 @@ def opened(chosen: Target) -> Any:
     """The state of a target; what had to be passed over to read it is said."""
     envelope, notes = chosen.read()
     for note in notes:
-        say(note)
+        say(wrapped(note))
     return envelope
+
+
+def doomed(chosen: Target, envelope: Any) -> dict[str, str]:
+    """The arms that the next launch puts aside, and why; of a file alone nothing is known."""
+    from state.operate.wanted import zombies
+
+    return zombies(chosen.run, envelope.payload) if chosen.run else {}
 
 
 def show_lines(lines: list[str]) -> None:
@@ -79,7 +86,7 @@ def list_command(
         where, pattern = None, where
     chosen = target.resolve(where, runs_dir)
     envelope = opened(chosen)
-    rows = tables.arms(envelope.payload, pattern)
+    rows = tables.arms(envelope.payload, pattern, doomed(chosen, envelope))
     if json:
         emit_json(
             "state-list/1",
@@ -88,7 +95,7 @@ def list_command(
         return
     if not rows:
         say("no arms" if pattern is None else f"no arm matches {pattern}")
-    show_lines(tables.listed(rows))
+    show_lines(tables.listed(rows, chosen.called()))
 
 
 @state_app.command("show", **example("firehose state show web demo"))
@@ -121,7 +128,7 @@ def show_command(
         body = tables.head(envelope, target.file_version(chosen.path))
         lines = tables.headed(body)
     else:
-        body = tables.one(envelope, arm)
+        body = tables.one(envelope, arm, doomed(chosen, envelope))
         says = configured(chosen.run, arm) if chosen.run else None
         body["config"] = None if says is None else {"wanted": says[0], "why": says[1]}
         lines = tables.shown(body, says[1] if says else None)
@@ -155,7 +162,7 @@ def diff_command(
     json: Json = False,
 ) -> int:
     """Compare two states of a run: by default the version before the current one with the current one."""
-    from state.operate import diff
+    from state.operate import diff, sides
 
     if a and not b and run is None and _is_run(a, runs_dir):
         a, run = "", a
@@ -169,9 +176,10 @@ def diff_command(
         body = against.against_config(target.resolve(run, runs_dir).writable())
         lines = against.screen(body)
     else:
-        labels = (a or "previous", b or "current")
         chosen = None if Path(a).is_file() and Path(b).is_file() else target.resolve(run, runs_dir)
-        (old, first), (new, second) = (_side(label, chosen) for label in labels)
+        ((old, first), (new, second)), notes = sides.of(a, b, chosen)
+        for note in notes:
+            say(wrapped(note))
         body = {"a": first, "b": second, **diff.compare(old, new)}
         lines = diff.screen(body, whole=everything)
         if not json:
@@ -195,17 +203,6 @@ def _is_run(word: str, runs_dir: Path) -> bool:
     return meant is not None and meant.run is not None
 
 
-def _side(label: str, chosen: Target | None) -> tuple[Any, str]:
-    """One side of a comparison, and its name."""
-    path = Path(label)
-    if path.is_file() or path.is_dir() or chosen is None or chosen.run is None:
-        if path.exists():
-            return target.read_unsealed(target.resolve(label, RUNS).path)
-        assert chosen is not None  # a file, with no run to have versions
-        return chosen.read()[0], chosen.name
-    return target.version(chosen.run, label)
-
-
 @state_app.command("rm", **example("firehose state rm old-web --dry-run --run demo"))
 @command("state-rm/1")
 def rm_command(
@@ -220,7 +217,19 @@ def rm_command(
     from state.operate import change
 
     wanted = [("rm", {"arm": name}) for name in dict.fromkeys(names)]
-    _finish("state-rm/1", change.edit(_run(run, runs_dir), wanted, dry=dry_run), json)
+    try:
+        made = change.edit(_run(run, runs_dir), wanted, dry=dry_run)
+    except FirehoseError as error:
+        runs = [name for name in names if _is_run(name, runs_dir)] if run is None else []
+        if not runs or (error.arm or runs[0]) not in runs:
+            raise
+        arms = [name for name in names if name != runs[0]]
+        raise FirehoseError(
+            Exit.USAGE,
+            f"{runs[0]} is a run and no arm",
+            next=f"firehose state rm {' '.join(arms) or 'ARM'} --run {runs[0]}",
+        ) from None
+    _finish("state-rm/1", made, json)
 
 
 @state_app.command("mv", **example("firehose state mv web crawl demo"))
@@ -253,7 +262,9 @@ def restore_command(
     ] = None,
     second: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN|NUMBER]", help="The run; with --undo the number of the change."),
+        typer.Argument(
+            metavar="[RUN|NUMBER]", help="The run; with --undo the number of the change, in either order."
+        ),
     ] = None,
     *,
     serial: Annotated[
@@ -268,26 +279,25 @@ def restore_command(
     json: Json = False,
 ) -> None:
     """Bring back an arm that was put aside, a version of the state (--serial), or all files of a change (--undo)."""
-    from state.operate import change, transfer
+    from state.operate import change, transfer, undone
 
     if undo:
         if serial is not None:
             raise FirehoseError(
                 Exit.USAGE, "--serial and --undo are two ways back", next="leave one of the two out"
             )
-        if first is not None and second is None and first.isdigit() and target.found(first, runs_dir) is None:
-            first, second = None, first
-        if second is not None and not second.isdigit():
-            raise FirehoseError(
-                Exit.USAGE, f"{second!r} is not the number of a change", next="firehose state history"
-            )
-        _undo(first, None if second is None else int(second), dry_run, runs_dir, json)
+        where, number = undone.words(first, second, runs_dir)
+        body = undone.undo(_run(where, runs_dir), number, dry=dry_run)
+        if json:
+            emit_json("state-restore/1", body)
+        else:
+            show_lines(undone.screen(body))
     elif serial is not None:
         if second is not None:
             raise FirehoseError(
                 Exit.USAGE,
                 "--serial brings back a whole state, not one arm",
-                next=f"firehose state restore --serial {serial} {second}",
+                next=f"firehose state restore {second} --serial {serial}",
             )
         made = transfer.restore(_run(first, runs_dir), serial, force=force, dry=dry_run)
         _finish("state-restore/1", made, json)
@@ -300,25 +310,6 @@ def restore_command(
     else:
         wanted = [("restore", {"arm": first, "force": force})]
         _finish("state-restore/1", change.edit(_run(second, runs_dir), wanted, dry=dry_run), json)
-
-
-def _undo(where: str | None, number: int | None, dry_run: bool, runs_dir: Path, json: bool) -> None:
-    from state import journal
-    from state.operate.change import locked
-    from state.store import utc_now
-
-    run = _run(where, runs_dir)
-    if dry_run:
-        tx = journal.undoing(run, number, now=utc_now())
-        done, name = [journal.describe(operation) for operation in [*tx.keeps, *tx.operations]], tx.what
-    else:
-        with locked(run):
-            entry = journal.undo(run, number, now=utc_now())
-        done, name = [journal.describe(operation) for operation in entry.operations], entry.what
-    if json:
-        emit_json("state-restore/1", {"run": run.name, "dry_run": dry_run, "what": name, "done": done})
-    else:
-        show_lines([f"{'would ' if dry_run else ''}{name}", *(f"  {line}" for line in done)])
 
 
 @state_app.command("history", **example("firehose state history demo"))

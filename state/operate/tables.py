@@ -1,9 +1,10 @@
 """What `state list` and `state show` print: the arms of a state, one a line, and everything of one of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from curriculum.console import wrapped
 from curriculum.errors import Exit, FirehoseError
 from state.envelope import Envelope
 from state.status import count, number, short, table
@@ -11,12 +12,14 @@ from state.status import count, number, short, table
 WIDTH = 80
 
 
-def arms(payload: dict[str, Any], pattern: str | None = None) -> list[dict[str, Any]]:
+def arms(
+    payload: dict[str, Any], pattern: str | None = None, zombies: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
     """Every arm, live ones first, by name: the rows of `state list --json`. pattern: a glob over names.
 
     `{name, id, status, why, step, cap, floor, min_share, max_share, share, pulls, windows, epochs, mean_reward}`;
-    status is live, asleep, aside or removed, why and step those of the last two, share of the pulls since the last restart of
-    shares, windows those served.
+    status is live, asleep, zombie, aside or removed, why that of the last three, step of the last two, share of the pulls
+    since the last restart of shares, windows those served. zombies: name to why the next launch puts that arm aside.
     """
     live = payload.get("bandit", {}).get("arms", {})
     served = sum(record["served"] for record in live.values())
@@ -24,6 +27,9 @@ def arms(payload: dict[str, Any], pattern: str | None = None) -> list[dict[str, 
         _row(name, live[name], "live" if live[name]["eligible"] else "asleep", served)
         for name in sorted(live)
     ]
+    for row in rows:
+        if why := (zombies or {}).get(row["name"]):
+            row |= {"status": "zombie", "why": why}
     for name, top in sorted(payload.get("pruned", {}).items()):
         entry = top
         while entry is not None:
@@ -51,14 +57,19 @@ def _row(name: str, record: dict[str, Any], status: str, served: int) -> dict[st
     }
 
 
-def listed(rows: list[dict[str, Any]]) -> list[str]:
-    """`state list` as lines of at most 80 columns."""
+def listed(rows: list[dict[str, Any]], run: str | None = None) -> list[str]:
+    """`state list` as lines of at most 80 columns. run: what a command is told to find the run of the state."""
     live = [row for row in rows if row["step"] is None]
     aside = [row for row in rows if row["step"] is not None]
     lines: list[str] = []
     if live:
         header = ["arm", "status", "cap", "floor", "share", "pulls", "windows", "epochs", "reward"]
         lines += table(header, [_cells(row) for row in live])
+    dead = [row for row in live if row["why"]]
+    for row in dead:
+        lines += wrapped(f"{row['name']}: the next launch puts it aside: {row['why']}").splitlines()
+    if dead:
+        lines.append(f"next: firehose state check {run or 'RUN'}")
     if aside:
         cells = [
             [
@@ -148,11 +159,11 @@ def headed(body: dict[str, Any]) -> list[str]:
     return _rows(rows)
 
 
-def one(envelope: Envelope, name: str) -> dict[str, Any]:
-    """The body of `state show ARM --json`. Raises FirehoseError(NOT_FOUND) with the nearest name."""
+def one(envelope: Envelope, name: str, zombies: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The body of `state show ARM --json`. zombies: as `arms` takes them. Raises FirehoseError(NOT_FOUND) with the nearest name."""
     payload = envelope.payload
     bandit, pruned = payload.get("bandit", {}), payload.get("pruned", {})
-    row = next((row for row in arms(payload) if row["name"] == name), None)
+    row = next((row for row in arms(payload, zombies=zombies) if row["name"] == name), None)
     if row is None:
         import difflib
 
@@ -205,6 +216,8 @@ def shown(body: dict[str, Any], config: str | None) -> list[str]:
     status = body["status"]
     if body["step"] is not None:
         status += f", put aside at step {body['step']:,}: {body['why']}"
+    elif body["why"]:
+        status += f": the next launch puts it aside: {body['why']}"
     if body["earlier"] > 0:
         status += f"; {body['earlier']} more of this name put aside"
     mean = body["mean_reward"]
@@ -235,11 +248,8 @@ def shown(body: dict[str, Any], config: str | None) -> list[str]:
 
 
 def _rows(rows: list[tuple[str, str]]) -> list[str]:
-    import textwrap
-
     width = max(len(label) for label, _ in rows)
-    lines = []
-    for label, value in rows:
-        pad = " " * (width + 2)
-        lines += textwrap.wrap(f"{label:{width}}  {value}", WIDTH, subsequent_indent=pad) or [label]
-    return lines
+    text = "\n".join(
+        f"{label:{width}}  {value}" if label else f"{'':{width}}  {value}" for label, value in rows
+    )
+    return wrapped(text, indent=" " * (width + 2), width=WIDTH).splitlines()

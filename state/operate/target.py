@@ -9,6 +9,7 @@ from state import run_dir
 from state.cli import choose
 from state.envelope import Envelope, SealBroken, open_envelope, open_plain, open_unsealed
 from state.run_dir import RunDir
+from state.status import passed_over
 from state.store import StateStore
 
 CHECKPOINT = "checkpoint"
@@ -27,16 +28,23 @@ class Target:
         """For messages and titles."""
         return self.run.name if self.run else self.path.name
 
+    def called(self) -> str:
+        """What a command is told to find it."""
+        return self.run.called() if self.run else str(self.path)
+
     def read(self) -> tuple[Envelope, list[str]]:
         """The state, and what had to be passed over to read it, a sentence each. Raises FirehoseError."""
         if self.run is None:
             return read_file(self.path), []
-        envelope, findings = StateStore(self.run.state).read()
+        try:
+            envelope, findings = StateStore(self.run.state).read()
+        except FirehoseError as error:
+            if error.exit_code is Exit.DAMAGED:
+                error.next = f"firehose state check {self.run.called()}"
+            raise
         if envelope is None:
             raise missing(self.run)
-        return envelope, [
-            f"{found}\n  next:     {found.fix}" if found.fix else str(found) for found in findings
-        ]
+        return envelope, passed_over(self.run, envelope, findings)
 
     def writable(self) -> RunDir:
         """The run, for a command that changes its state. Raises FirehoseError(USAGE) for a file."""
@@ -48,6 +56,41 @@ class Target:
                 next="firehose state push FILE RUN makes a file a run's state",
             )
         return self.run
+
+
+def broken_seal(run: RunDir) -> Envelope | None:
+    """What the run's state file holds where it was changed since it was sealed and can still be read; else None."""
+    try:
+        read_file(run.state)
+    except SealBroken:
+        try:
+            return open_unsealed(read_bytes(run.state), run.state)[0]
+        except FirehoseError:
+            return None
+    except FirehoseError:
+        return None
+    return None
+
+
+def sealed_copy(run: RunDir, serial: int) -> tuple[Envelope, str] | None:
+    """The sealed state of a serial beside the run's state file, and its label: a kept version, or a checkpoint's copy."""
+    from state.checkpoints import folders
+
+    paths = [
+        (path, f"serial {serial}") for number, path in StateStore(run.state).versions() if number == serial
+    ]
+    paths += [
+        (path / META, f"{CHECKPOINT}:{path.name.removeprefix('step_')}")
+        for path in reversed(folders(run.checkpoints))
+    ]
+    for path, label in paths:
+        try:
+            found = read_file(path)
+        except FirehoseError:
+            continue
+        if found.serial == serial:
+            return found, label
+    return None
 
 
 def missing(run: RunDir) -> FirehoseError:
@@ -140,6 +183,8 @@ def version(run: RunDir, reference: str) -> tuple[Envelope, str]:
     if reference.partition(":")[0] == CHECKPOINT:
         path = _checkpoint(run, reference)
         return read_file(path / META), f"checkpoint:{path.name.removeprefix('step_')}"
+    if reference == "current" and (edited := broken_seal(run)) is not None:
+        return edited, f"serial {edited.serial} (edited since it was sealed)"
     current, _ = Target(run, run.state).read()
     if reference in ("current", str(current.serial)):
         return current, f"serial {current.serial}"
@@ -154,7 +199,7 @@ def version(run: RunDir, reference: str) -> tuple[Envelope, str]:
         Exit.NOT_FOUND,
         f"the run {run.name!r} keeps no version {reference}; it has {known}",
         path=store.folder,
-        next=f"firehose state history {run.name}",
+        next=f"firehose state history {run.called()}",
     )
 
 
@@ -171,5 +216,5 @@ def _checkpoint(run: RunDir, reference: str) -> Path:
         Exit.NOT_FOUND,
         f"the run {run.name!r} has no checkpoint {step or ''}; there are {steps}".replace("  ", " "),
         path=run.checkpoints,
-        next=f"firehose state history {run.name}",
+        next=f"firehose state history {run.called()}",
     )

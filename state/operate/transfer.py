@@ -9,7 +9,7 @@ from curriculum.errors import Exit, FirehoseError
 from state import edits
 from state.envelope import VERSION, Envelope, open_envelope, open_unsealed
 from state.migrate import changes
-from state.operate import diff, target
+from state.operate import diff, outcome, target
 from state.operate.change import Change, Session, changing
 from state.operate.target import Target
 from state.operate.usable import usable
@@ -29,7 +29,7 @@ def pull(chosen: Target) -> tuple[bytes, Envelope]:
         data = target.read_bytes(chosen.path)
         return data, open_envelope(data, chosen.path)
     except FirehoseError as error:
-        error.next = error.next or f"firehose state check {chosen.name}"
+        error.next = error.next or f"firehose state check {chosen.called()}"
         raise
 
 
@@ -45,12 +45,7 @@ def restore(
         current = session.current
         found, _ = target.version(run, str(serial))
         if found.lineage != current.lineage and not force:
-            raise FirehoseError(
-                Exit.REFUSED,
-                f"serial {serial} is of lineage {found.lineage}, from before a pivot; the run is in {current.lineage}",
-                path=run.state,
-                next=f"firehose polish rollback {run.name}; or add --force",
-            )
+            raise outcome.other_lineage(run, found, current)
         if found.serial == current.serial and session.sound:
             return session.nothing(f"serial {serial} is the current one")
         return _replace(session, found, {"serial": serial})
@@ -76,7 +71,7 @@ def push(
         pushed, differs = open_unsealed(data, path)
     except FirehoseError as error:
         error.next = (
-            error.next or f"bring a whole copy; firehose state history {run.name} lists those of the run"
+            error.next or f"bring a whole copy; firehose state history {run.called()} lists those of the run"
         )
         raise
     if "header" in differs:
@@ -93,7 +88,7 @@ def push(
                 Exit.REFUSED,
                 f"the file is of lineage {pushed.lineage}, the run of {current.lineage}: they are of different stories",
                 path=path,
-                next=f"firehose state show {run.name}; --force takes its payload nevertheless",
+                next=f"firehose state show {run.called()}; --force takes its payload nevertheless",
             )
         if differs:
             return _accept(session, pushed, path, accepted=accept_edit, force=force)
@@ -104,7 +99,7 @@ def push(
                 Exit.REFUSED,
                 f"the file is of serial {pushed.serial}, and the run's state of serial {current.serial} is newer",
                 path=path,
-                next=f"firehose state restore --serial {pushed.serial} {run.name}; or add --force",
+                next=f"firehose state restore {run.called()} --serial {pushed.serial}; or add --force",
             )
         return _replace(session, pushed, {"pushed": pushed.serial})
 
@@ -161,7 +156,7 @@ def _accept(session: Session, pushed: Envelope, path: Path, *, accepted: bool, f
             Exit.REFUSED,
             f"the file was edited by hand since it was sealed: {'; '.join(told[:SHOWN])}{more}",
             path=path,
-            next=f"firehose state push {path} {run.name} --accept-edit; firehose state diff {pushed.serial} {path} "
+            next=f"firehose state push {path} {run.called()} --accept-edit; firehose state diff {pushed.serial} {path} "
             "shows all of it",
         )
     payload = copy.deepcopy(current.payload)

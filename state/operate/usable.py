@@ -58,5 +58,5 @@ def _refused(run: RunDir, message: str, arm: str | None = None) -> FirehoseError
         f"a launch could not take this state up: {message}",
         path=run.state,
         arm=arm,
-        next=f"firehose state check {run.name}",
+        next=f"firehose state check {run.called()}",
     )

@@ -3,14 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from curriculum.console import wrapped
 from curriculum.errors import FirehoseError
 from curriculum.files import sha256_file
-from state import journal
+from state import journal, recover
 from state.envelope import Envelope
+from state.operate import outcome
 from state.operate.target import file_version, missing, read_file
 from state.run_dir import RunDir
 from state.status import count, number, short, table
-from state.store import StateStore
+from state.store import UNDONE, StateStore
 
 WIDTH = 80
 
@@ -18,8 +22,9 @@ WIDTH = 80
 def history(run: RunDir) -> dict[str, Any]:
     """The body of `state history --json`. Raises FirehoseError(NOT_FOUND) where there never was a state.
 
-    `versions`: [{serial, current, step, lineage, written_at, version, bytes, what, damaged, path}], oldest first; damaged:
-    what is wrong, or null. `changes`: [{number, kind, time, what, undoes, undone, files}].
+    `versions`: [{serial, current, undone, step, lineage, written_at, version, bytes, what, damaged, path}], oldest first;
+    damaged: what is wrong, or null; undone: a state that an undo took back, which is none to go back to. `changes`:
+    [{number, kind, time, what, undoes, undone, files}]. `back`: [{command, does}], the ways back that would be taken.
     """
     store = StateStore(run.state)
     paths = [path for _, path in store.versions()]
@@ -34,7 +39,7 @@ def history(run: RunDir) -> dict[str, Any]:
     seen: set[int] = set()
     for path in paths:
         row, envelope = _version(run, path, before)
-        if envelope is not None:
+        if envelope is not None and not row["undone"]:
             if (
                 envelope.serial in seen and path == run.state
             ):  # kept by a commit that was cut before its rename
@@ -44,6 +49,7 @@ def history(run: RunDir) -> dict[str, Any]:
         if row["what"] == "" and versions and versions[-1]["version"] not in (None, row["version"]):
             row["what"] = f"migrate: version {versions[-1]['version']} -> {row['version']}"
         versions.append(row)
+    versions.sort(key=lambda row: (row["current"], row["serial"] is None, row["serial"] or 0))
     done = journal.entries(run)
     written = {
         operation.sha256: entry
@@ -67,7 +73,66 @@ def history(run: RunDir) -> dict[str, Any]:
         }
         for entry in done
     ]
-    return {"run": run.name, "versions": versions, "changes": changes}
+    return {"run": run.name, "versions": versions, "changes": changes, "back": ways_back(run)}
+
+
+def ways_back(run: RunDir) -> list[dict[str, str]]:
+    """The commands that take something of a run back, each with what it does; only those that would not be refused."""
+    ways = []
+    called = run.called()
+    try:
+        current, findings = StateStore(run.state).read()
+        found = recover.newest_sound(run, current, deep=False)[1]
+    except FirehoseError:
+        current, found, findings = None, None, []
+    if current is None or findings:
+        ways.append((f"firehose state check {called}", "says what is damaged, and what repairs it"))
+    if current is not None:
+        if (last := _restorable(run, current, found, sound=not findings)) is not None:
+            ways.append(
+                (f"firehose state restore {called} --serial {last}", "makes that version current again")
+            )
+        elif current.parent is not None:
+            ways.append((f"firehose polish rollback {called}", "plans to go back to before the last pivot"))
+    done = journal.entries(run)
+    undone = {entry.undoes for entry in done}
+    if last_change := next((entry for entry in reversed(done) if entry.number not in undone), None):
+        try:
+            journal.undoing(run, last_change.number, now="")
+        except FirehoseError:
+            pass
+        else:
+            number = last_change.number
+            ways.append((f"firehose state restore {called} --undo {number}", "puts its files back"))
+    return [{"command": command, "does": does} for command, does in ways]
+
+
+def _restorable(run: RunDir, current: Envelope, found: Envelope | None, *, sound: bool) -> int | None:
+    """The newest version that `state restore --serial` would make current, by its own checks, or None."""
+    for serial, path in reversed(StateStore(run.state).versions()):
+        if serial == current.serial and sound:
+            continue
+        try:
+            version = read_file(path)
+            if version.lineage != current.lineage:
+                continue
+            made = {"serial": current.serial + 1, "what": "", "op": "restore", "args": {"serial": serial}}
+            payload = {**version.payload, "edits": [*version.payload.get("edits", []), made]}
+            outcome.would(run, msgspec.structs.replace(version, payload=payload), found)
+        except FirehoseError:
+            continue
+        return serial
+    return None
+
+
+def point_back(run: RunDir, error: FirehoseError) -> None:
+    """Say in the refusal of an undo what the last change of the state was, and what does take it back."""
+    body = history(run)
+    sound = [row for row in body["versions"] if row["step"] is not None and not row["undone"]]
+    if sound and (last := sound[-1])["what"]:
+        error.message += f"; the state was last changed by serial {last['serial']}: {last['what']}"
+    if body["back"]:
+        error.next = f"{body['back'][0]['command']} {body['back'][0]['does']}"
 
 
 def _version(run: RunDir, path: Path, before: Envelope | None) -> tuple[dict[str, Any], Envelope | None]:
@@ -75,6 +140,7 @@ def _version(run: RunDir, path: Path, before: Envelope | None) -> tuple[dict[str
     row: dict[str, Any] = {
         "serial": int(path.stem) if path.stem.isdigit() else None,
         "current": current,
+        "undone": path.stem.startswith(UNDONE),
         "step": None,
         "lineage": None,
         "written_at": None,
@@ -120,26 +186,24 @@ def what(before: Envelope | None, after: Envelope) -> str:
 
 def screen(body: dict[str, Any]) -> list[str]:
     """`state history` as lines of at most 80 columns, with the commands that undo."""
-    rows, whats = [], []
+    rows, whats, damaged = [], [], []
     for row in body["versions"]:
-        serial = number(row["serial"], "d") if row["serial"] is not None else Path(row["path"]).stem[:15]
-        mark = "current" if row["current"] else ""
+        name = "current" if row["current"] else Path(row["path"]).stem
+        serial = number(row["serial"], "d") if row["serial"] is not None else short(name, 20)
+        mark = "current" if row["current"] else "undone" if row["undone"] else ""
         written = (row["written_at"] or "-").removesuffix("Z").replace("T", " ")
         rows.append([serial, number(row["step"], ","), written, f"{count(row['bytes'])}B", mark])
-        whats.append(f"DAMAGED: {row['damaged']}" if row["damaged"] else row["what"])
+        whats.append("DAMAGED, see below" if row["damaged"] else row["what"])
+        if row["damaged"]:
+            damaged.append(wrapped(f"{row['path']}: {row['damaged']}"))
     told = table(["serial", "step", "written (UTC)", "size", ""], rows)
     width = max(map(len, told))
     lines = [
         f"{line:{width}}  {short(why, WIDTH - width - 2)}".rstrip()
         for line, why in zip(told, ["what was done", *whats], strict=True)
     ]
-    undo = []
-    *older, now = body["versions"]
-    older = [row["serial"] for row in older if row["step"] is not None and row["step"] == now["step"]]
-    if older:
-        undo.append(
-            f"firehose state restore --serial {older[-1]} {body['run']}   makes that version current again"
-        )
+    lines += [line for text in damaged for line in text.splitlines()]
+    back = [f"{way['command']}   {way['does']}" for way in body["back"]]
     if body["changes"]:
         cells = [
             [f"{change['number']:04}", change["kind"], change["time"].removesuffix("Z").replace("T", " ")]
@@ -158,9 +222,4 @@ def screen(body: dict[str, Any]) -> list[str]:
                 for line, mark in zip(told, marks, strict=True)
             ),
         ]
-        left = [change for change in body["changes"] if not change["undone"]]
-        if left:
-            undo.append(
-                f"firehose state restore {body['run']} --undo {left[-1]['number']}   puts its files back"
-            )
-    return [*lines, *([""] if undo else []), *undo]
+    return [*lines, *([""] if back else []), *back]

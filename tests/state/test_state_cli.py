@@ -168,7 +168,7 @@ def test_rm_needs_an_arm_and_options_stand_anywhere() -> None:
         assert "the config wants forum" in told
     assert current(make_target()) == before
     told = out("rm", "forum", "code")
-    assert "undo: firehose state restore --serial 1 demo" in told
+    assert "undo: firehose state restore demo --serial 1" in told
     assert list(current(make_target()).payload["bandit"]["arms"]) == ["books"]
     assert current(make_target()).serial == 2, "one serial for both"
 
@@ -201,10 +201,10 @@ def test_history_tells_what_was_done_and_how_to_undo_it() -> None:
     store = StateStore(make_target().state)
     store.folder.joinpath("damaged-0123456789ab.json").write_text("{")
     lines = out("history").splitlines()
-    assert [line.split()[0] for line in lines[:5]] == ["serial", "1", "2", "damaged-0123456", "3"]
+    assert [line.split()[0] for line in lines[:5]] == ["serial", "1", "2", "damaged-0123456789ab", "3"]
     assert lines[2].endswith("rm forum") and lines[4].endswith("current  mv books novels")
-    assert "DAMAGED: F0001" in lines[3]
-    assert lines[-1] == "firehose state restore --serial 2 demo   makes that version current again"
+    assert "DAMAGED" in lines[3] and "damaged-0123456789ab.json: F0001" in lines[5]
+    assert lines[-1] == "firehose state restore demo --serial 2   makes that version current again"
     assert [row["damaged"] is None for row in body("history")["versions"]] == [True, True, False, True]
 
 

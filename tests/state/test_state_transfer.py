@@ -199,7 +199,7 @@ def test_a_damaged_state_is_not_edited_but_a_version_can_be_brought_back(run: Ru
     run.state.write_bytes(damaged)
     with pytest.raises(FirehoseError) as caught:
         change.edit(run, [("rm", {"arm": "code"})])
-    assert caught.value.exit_code is Exit.DAMAGED and "state repair demo" in str(caught.value.next)
+    assert caught.value.exit_code is Exit.DAMAGED and f"state repair {run.root}" in str(caught.value.next)
     with pytest.raises(FirehoseError) as caught:
         transfer.pull(resolve(str(run.root), run.root.parent))
     assert caught.value.exit_code is Exit.DAMAGED and caught.value.next
@@ -222,7 +222,9 @@ def test_a_write_that_fails_leaves_what_was_to_be_written_beside(
     with pytest.raises(FirehoseError) as caught:
         change.edit(run, [("rm", {"arm": "forum"})])
     kept = run.root / change.ERRORED
-    assert caught.value.exit_code is Exit.WRITE_FAILED and f"state push {kept} demo" in str(caught.value.next)
+    assert caught.value.exit_code is Exit.WRITE_FAILED and f"state push {kept} {run.root}" in str(
+        caught.value.next
+    )
     assert "forum" in current(run).payload["bandit"]["arms"]
     monkeypatch.undo()
     transfer.push(run, kept.read_bytes(), kept)
