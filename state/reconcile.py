@@ -96,7 +96,8 @@ def reconcile(
             taken.add(result.ids[name])
             hashes[name] = data[name]["sha256"]
             if known:
-                event = {"event": "new", "step": step}
+                now = {"sha256": data[name]["sha256"], "windows": data[name]["windows"]}
+                event = {"event": "new", "step": step, **now}
                 message = f"{name!r} is new and joins with no history"
                 if name in pruned:
                     message += (

@@ -22,7 +22,7 @@ from curriculum.gate.rule import shortfall
 from state import edits
 from state.envelope import Envelope
 from state.polish import live
-from state.reconcile import reconcile
+from state.reconcile import put_aside, reconcile
 from state.story import Launch, Story
 from state.survey import configured
 
@@ -86,7 +86,7 @@ class Replay:
             name: {"sha256": payload["data"][name], "windows": record["windows"]}
             for name, record in records.items()
         } | {
-            name: {"sha256": entry["data"], "windows": entry["record"]["windows"], "missing": entry["reason"]}
+            name: {"sha256": entry["data"], "windows": entry["record"]["windows"]}
             for name, entry in self.pruned.items()
             if name not in records
         }
@@ -190,7 +190,7 @@ class Replay:
         pulls, tickets = self.rows[step]["pulls"], self.tickets[step]
         for ticket, (arm, *_) in zip(tickets, pulls, strict=False):
             if ticket.arm != arm:
-                names = {arm_id: name for name, arm_id in self.ids.items()}
+                names = self._names()
                 said, made = names.get(arm, f"arm {arm}"), names[ticket.arm]
                 pull = ticket.micro + 1
                 raise NotFound(step, f"the files say {said}, the replay picks {made}", pull=pull)
@@ -200,6 +200,14 @@ class Replay:
         if step == self.wanted:
             for pick, (_, loss, *_) in zip(self.explained, pulls, strict=True):
                 pick.loss = loss
+
+    def _names(self) -> dict[int, str]:
+        """Id to name of every arm that the files know, those that were put aside by then or since included."""
+        payload = self.story.payload
+        records = [*payload["bandit"]["arms"].items()]
+        for pruned in (payload["pruned"], self.pruned):
+            records += [(name, one["record"]) for name, top in pruned.items() for one in put_aside(top)]
+        return {record["id"]: name for name, record in records} | {i: name for name, i in self.ids.items()}
 
     def _sampled(self, step: int) -> None:
         sample = self.story.samples.get(step)
@@ -235,21 +243,12 @@ class Replay:
         made = [event["edit"] for event in launch.events if event["event"] == "edit"]
         for event in launch.events:
             name, kind = event.get("arm", ""), event["event"]
-            if kind == "prune" and name in self.data:
-                self.data[name]["missing"] = event["reason"]
-            elif kind == "restore":
-                self.data[name].pop("missing", None)
-            elif kind == "data":
+            if kind == "data":
                 self.data[name] |= {"sha256": event["new"], "windows": event["windows"][1]}
             elif kind == "new":
-                record = (
-                    self.story.payload["bandit"]["arms"].get(name)
-                    or self.story.payload["pruned"][name]["record"]
-                )
-                self.data[name] = {
-                    "sha256": self.story.payload["data"].get(name),
-                    "windows": record["windows"],
-                }
+                if name in self.pruned:  # an edit that changed no arm is in no history: it was removed since
+                    self.pruned[name]["removed"] = True
+                self.data[name] = self._joined(event)
         known = {name: entry["sha256"] for name, entry in self.data.items() if name in self.ids}
         for event in launch.events:
             if event["event"] == "data":
@@ -262,7 +261,7 @@ class Replay:
         }
         for edit in made:
             self._edit(payload, edit)
-        result = reconcile(configured(self.config), self.data, payload, step=self.step)
+        result = reconcile(configured(self.config), self._data_then(launch, payload), payload, step=self.step)
         self.ids, self.pruned = result.ids, result.payload["pruned"]
         for event in launch.events:
             if event["event"] == "prune" and event["arm"] in self.pruned:
@@ -271,6 +270,30 @@ class Replay:
         self.scheduler.cancel_from(self.step + 1)
         self._open_phase([phase for phase in self.phases if phase.first_step <= self.step + 1][-1])
         self.tickets = self._open_tickets()
+
+
+    def _joined(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Hash and windows of the data that a source joined with; a history from before they were told has the last ones."""
+        if "sha256" in event:
+            return {"sha256": event["sha256"], "windows": event["windows"]}
+        name, payload = event["arm"], self.story.payload
+        record = payload["bandit"]["arms"].get(name) or payload["pruned"][name]["record"]
+        return {"sha256": payload["data"].get(name), "windows": record["windows"]}
+
+    def _data_then(self, launch: Launch, payload: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The data that a launch found. Every source that can be pulled is in the bandit after it, and its events tell all
+        that joined or left: so what is not in it had no data.
+
+        payload: with the edits made that the launch took up.
+        """
+        told = {(event["event"], event.get("arm")) for event in launch.events}
+        reasons = {event["arm"]: event["reason"] for event in launch.events if event["event"] == "prune"}
+        found = {}
+        for name, entry in self.data.items():
+            joined = name in payload["bandit"]["arms"] or told & {("restore", name), ("new", name)}
+            why = reasons.get(name) if joined else "no data then"
+            found[name] = entry if why is None else {**entry, "missing": why}
+        return found
 
 
 def explain_step(story: Story, step: int) -> Replay:

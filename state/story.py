@@ -85,7 +85,7 @@ class Story:
         for launch in reversed(self.launches):
             for event in reversed(launch.events):
                 if event["event"] == "new":
-                    arms.pop(event["arm"], None)
+                    _unjoin(event, arms, pruned, back)
                 elif event["event"] == "data" and event["arm"] in arms:
                     arms[event["arm"]] |= {"sha256": event["old"], "windows": event["windows"][0]}
                 elif event["event"] == "edit":
@@ -111,6 +111,20 @@ class Story:
             if row.get("step") != number:
                 raise torn(path, f"line {number + 1} should hold step {number}")
             yield row
+
+
+def _unjoin(
+    event: dict[str, Any], arms: dict[str, Any], pruned: dict[str, Any], back: dict[str, dict[str, Any]]
+) -> None:
+    """Undo a new source in the arms of a launch: one of its name that was put aside by then was there before."""
+    name = event["arm"]
+    arms.pop(name, None)
+    entries = put_aside(pruned[name]) if name in pruned else ()
+    older = next((_arm(entry) for entry in entries if entry["step"] <= event["step"]), None)
+    if older is None:
+        older = back.pop(name, None)
+    if older is not None:
+        arms[name] = older
 
 
 def _undo(
