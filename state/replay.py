@@ -271,7 +271,6 @@ class Replay:
         self._open_phase([phase for phase in self.phases if phase.first_step <= self.step + 1][-1])
         self.tickets = self._open_tickets()
 
-
     def _joined(self, event: dict[str, Any]) -> dict[str, Any]:
         """Hash and windows of the data that a source joined with; a history from before they were told has the last ones."""
         if "sha256" in event:

@@ -203,5 +203,8 @@ def _archive(data: bytes, folder: Path, stem: str) -> Path:
 
 
 def _torn(path: Path, what: str, mark: Mark) -> FindingError:
-    fix = f"restore {path.name} with its {mark.rows} rows from a copy, or resume from a checkpoint before the damage"
+    fix = (
+        f"firehose state repair {path.parent} makes again what it can and says what is lost; or restore {path.name} with "
+        f"its {mark.rows} rows from a copy"
+    )
     return FindingError(Exit.DAMAGED, finding("F0016", f"{path.name} {what}", fix=fix), path=path)

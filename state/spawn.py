@@ -15,7 +15,7 @@ LOG = "detached.log"
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A process that was started. log: where its output goes. code, said: of one that ended within the wait."""
+    """A process that was started. log: where its output goes. code: of one that ended within the wait. said: by then."""
 
     pid: int
     log: Path
@@ -46,4 +46,4 @@ def detached(root: Path, arguments: list[str], *, log: str = LOG, wait: float = 
             said = path.read_bytes()[before:].decode(errors="replace")
             return Started(process.pid, path, process.returncode, said)
         time.sleep(0.1)
-    return Started(process.pid, path, None, "")
+    return Started(process.pid, path, None, path.read_bytes()[before:].decode(errors="replace"))

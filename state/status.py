@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from curriculum.errors import FirehoseError
+from state import passed
 from state.envelope import Envelope
 from state.findings import Finding
 from state.run_dir import RunDir, read_object
@@ -21,8 +22,9 @@ STALE_AFTER = 60.0  # seconds without a word from a living process that are wort
 def status(run: RunDir, now: float) -> tuple[dict[str, Any], list[str]]:
     """The fields of DESIGN 9.1, null where they are not known, and notes for the person: what could not be read.
 
-    The live file is the source; what it does not say comes from the state file, and so does the step of a run that is
-    not running, whose later steps are lost. now: seconds since 1970.
+    The live file is the source while the run speaks. After that it counts only as far as the state bears it out: of
+    another lineage, or of a later step, it tells of what was undone or lost, and the state speaks for itself.
+    now: seconds since 1970.
     """
     notes: list[str] = []
     condition = run.condition(now)
@@ -33,12 +35,20 @@ def status(run: RunDir, now: float) -> tuple[dict[str, Any], list[str]]:
     speaking = condition.alive and age is not None
     if condition.alive and (age or 0.0) > STALE_AFTER:
         notes.append(f"no word from the run for {duration(age)}")
+    if not speaking and envelope is not None and not _borne_out(live, envelope):
+        live = _stored(payload, live if live.get("lineage", envelope.lineage) == envelope.lineage else {})
     if not speaking:
-        # The steps after the last commit are gone, or not of this process; the rates are nobody's.
         live = {**live, "steps_per_s": None, "eta_s": None, **({"step": envelope.step} if envelope else {})}
     gate = live.get("gate") or {}
     halted = bool(gate.get("halted") if speaking else payload.get("halt"))
-    state = "halted" if halted and condition.state in ("crashed", "stopped") else condition.state
+    total = live.get("steps_total") or _configured_steps(run)
+    state = condition.state
+    if halted and state in ("crashed", "stopped"):
+        state = "halted"
+    elif envelope is not None and (
+        (state == "finished" and envelope.step < (total or 0)) or (state == "halted" and not halted)
+    ):
+        state = "stopped"  # a change since took it back, or began it anew
     arms = [{key: arm.get(key) for key in ARM_KEYS} for arm in live.get("arms") or _stored_arms(payload)]
     for arm in arms:
         arm["flags"] = arm["flags"] or []
@@ -50,12 +60,28 @@ def status(run: RunDir, now: float) -> tuple[dict[str, Any], list[str]]:
         "lineage": envelope.lineage if envelope else None,
         "serial": envelope.serial if envelope else None,
         "gate": {"last_score": gate.get("last_score"), "streak": gate.get("streak"), "halted": halted},
-        "alarms": list(live.get("alarms") or []),
+        "alarms": list(dict.fromkeys([*(live.get("alarms") or []), *passed.alarms(run)])),
         "arms": arms,
     }
-    if body["steps_total"] is None:
-        body["steps_total"] = _configured_steps(run)
+    body["steps_total"] = total
     return body, notes
+
+
+def _borne_out(live: dict[str, Any], state: Envelope) -> bool:
+    """Whether what a process said last is of the state's lineage, and of no later step. Old live files name no lineage."""
+    return (live.get("lineage", state.lineage) == state.lineage) and (live.get("step") or 0) <= state.step
+
+
+def _stored(payload: dict[str, Any], live: dict[str, Any]) -> dict[str, Any]:
+    """What the state says in the words of a live file. live: the one of its lineage, whose alarms still hold."""
+    loop = payload.get("loop") or {}
+    sample = loop.get("last_sample") or {}
+    return {
+        "loss_ema": loop.get("loss_ema"),
+        "gate": {"last_score": sample.get("score"), "streak": sample.get("streak")},
+        "alarms": live.get("alarms"),
+        "arms": list(_stored_arms(payload)),
+    }
 
 
 def _state(run: RunDir, notes: list[str]) -> Envelope | None:
@@ -83,7 +109,7 @@ def passed_over(run: RunDir, used: Envelope, findings: list[Finding]) -> list[st
 
 
 def _stored_arms(payload: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """What the state itself says of the arms, for a run that never wrote a live file."""
+    """What the state itself says of the arms, where no live file that counts does."""
     records = payload.get("bandit", {}).get("arms", {})
     served = sum(record["served"] for record in records.values())
     for name, record in records.items():

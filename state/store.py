@@ -67,6 +67,11 @@ class StateStore:
         """Use no serial up to this one: a checkpoint holds it, though the state file may never have had it."""
         self._reserved = max(self._reserved, serial)
 
+    @property
+    def lineage(self) -> str | None:
+        """The lineage of the state that was read or written last."""
+        return self._current.lineage if self._current else None
+
     def next_serial(self) -> int:
         """The serial that the next commit will have."""
         return self._top() + 1
@@ -226,8 +231,13 @@ class StateStore:
             return None
         if not self._damaged:
             return self.folder / f"{self._current.serial}.json"
-        try:
-            name = hashlib.sha256(self.path.read_bytes()).hexdigest()[:12]
-        except OSError:  # it can be linked all the same
-            name = f"inode-{self._seen[0]:x}"
-        return self.folder / f"damaged-{name}.json"
+        return self.folder / damaged_name(self.path)
+
+
+def damaged_name(path: Path) -> str:
+    """The name that a damaged state file is kept under when the next one is written."""
+    try:
+        name = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError:  # it can be linked all the same
+        name = f"inode-{path.stat().st_ino:x}"
+    return f"damaged-{name}.json"

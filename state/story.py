@@ -289,5 +289,5 @@ def decode(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 def torn(path: Path, what: str) -> FindingError:
     """The error for a row file that does not hold what was committed."""
-    fix = f"restore {path.name} from a copy; firehose explain only reads"
+    fix = f"firehose state repair {path.parent} makes again what it can, or restore {path.name} from a copy"
     return FindingError(Exit.DAMAGED, finding("F0016", f"{path.name} {what}", fix=fix), path=path)

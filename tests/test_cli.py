@@ -54,9 +54,16 @@ def test_every_finding_is_documented() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help(name: str) -> None:
-    done = CliRunner().invoke(cli.app, [name, "--help"])
-    assert done.exit_code == 0
-    assert "Usage" in done.output
+    for option in ("--help", "-h"):
+        done = CliRunner().invoke(cli.app, [name, option])
+        assert done.exit_code == 0
+        assert "Usage" in done.output
+
+
+def test_the_short_help_of_all_and_of_a_command_of_a_group() -> None:
+    for words in ([], ["state", "check"], ["polish", "set"], ["data", "build"]):
+        done = CliRunner().invoke(cli.app, [*words, "-h"])
+        assert (done.exit_code, "Usage" in done.output) == (0, True), done.output
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Train a language model from many text sources; a bandit picks the source of every micro-batch.",
 )
@@ -139,8 +141,25 @@ def _detach(root: Path, arguments: list[str], json: bool) -> int:
         return started.code
     if json:
         emit_json("run/1", {"run": root.name, "pid": started.pid, "log": str(started.log)})
+    for line in findings_in(started.said):
+        say(line)
     say(f"started as pid {started.pid}; firehose status {root} shows it, {started.log} its messages")
     return Exit.OK
+
+
+def findings_in(said: str) -> list[str]:
+    """The lines of what a launch said that are findings, with what to do about them.
+
+    >>> findings_in("warning: old\\nF0004 missing data: 'web' has none\\n  next:     build it\\nmodel: 2 parameters")
+    ["F0004 missing data: 'web' has none", '  next:     build it']
+    """
+    found: list[str] = []
+    inside = False
+    for line in said.splitlines():
+        inside = re.match(r"F\d{4} ", line) is not None or (inside and line.startswith("  next:"))
+        if inside:
+            found.append(line)
+    return found
 
 
 @app.command("sample")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -13,8 +14,9 @@ from curriculum.text import template
 from curriculum.text import tokenizer as tokenizers
 from curriculum.text.tokenizer import Tokenizer
 from curriculum.tokens.corpus import Corpus
+from state import journal
 from state.checkpoints import Checkpoint
-from state.run_dir import RunDir
+from state.run_dir import RunDir, read_object
 from state.store import StateStore
 from trainer import weights
 
@@ -35,7 +37,17 @@ def refuse_other_config(run: RunDir, config: Config) -> None:
             path=run.effective,
             next=f"firehose run {run.config} goes on with the run's own copy of its config",
         ) from None
-    changed = configs.differences(old, configs.effective(config))
+    given = configs.effective(config)
+    changed = configs.differences(old, given)
+    if changed and (since := changed_since(run, given)) is not None:
+        name, step = since
+        when = "" if step is None else f" at step {step:,}"
+        raise FirehoseError(
+            Exit.REFUSED,
+            f"the run's config was changed by {name}{when} ({', '.join(changed)}); this file is as it was before",
+            path=config.path,
+            next=f"firehose run {run.config} goes on with the config as it is now",
+        )
     if changed:
         raise FirehoseError(
             Exit.REFUSED,
@@ -44,6 +56,16 @@ def refuse_other_config(run: RunDir, config: Config) -> None:
             next=f"firehose run {run.config} goes on as before; firehose polish plan {run.root} --config {config.path} shows "
             "what taking the new values over would do",
         )
+
+
+def changed_since(run: RunDir, given: dict[str, Any]) -> tuple[str, int | None] | None:
+    """The newest change before which the run's effective config was the given one, and its step; None where none was."""
+    for entry in reversed(journal.entries(run)):
+        kept = read_object(journal.folder(run, entry) / journal.BEFORE / run.effective.name) or {}
+        if "config" in kept and not configs.differences(kept["config"], given):
+            steps = [event.get("step") for event in run.events() if event.get("transaction") == entry.name]
+            return entry.name, next((step for step in steps if isinstance(step, int)), None)
+    return None
 
 
 def refuse_other_tokenizer(run: RunDir, corpus: Corpus, stored: Checkpoint | None, say: Say) -> None:

@@ -18,8 +18,9 @@ from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.rule import Gate
 from curriculum.sources import open_corpus, rest, specs
 from curriculum.tokens.corpus import Corpus
-from state import checkpoints
+from state import checkpoints, passed
 from state.checkpoints import MODEL, OPTIMIZER, Checkpoint
+from state.findings import Finding
 from state.reconcile import Reconciled
 from state.recover import Look, look
 from state.rows import Mark, RowFile
@@ -44,6 +45,11 @@ Say = Callable[[str], None]
 PROBE_STEPS = 2
 
 
+def told(item: Finding) -> str:
+    """A finding as a run says it, with what to do about it."""
+    return f"{item}\n  next:     {item.fix}" if item.fix else str(item)
+
+
 def find(run: RunDir, store: StateStore, say: Say) -> Look:
     """Look at state and checkpoints; what is damaged is put aside, and all of it is said."""
     for name in checkpoints.sweep(run.checkpoints):
@@ -51,8 +57,8 @@ def find(run: RunDir, store: StateStore, say: Say) -> Look:
     for finding in sweep_temporaries(run.root, run.archive):
         say(str(finding))
     found = look(run, store)
-    for finding in found.findings:
-        say(str(finding))
+    for finding in passed.at_launch(run, found.findings):
+        say(told(finding))
     for payload in (found.state.payload if found.state else {}, found.settled.payload or {}):
         run.record_once(payload.get("events", []))
     for bad, why in found.damaged:
@@ -86,7 +92,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
         )
     result = reconciled(config, corpus, found.settled.payload or {}, step=found.settled.step, run=run)
     for item in result.findings:
-        say(f"{item}\n  next:     {item.fix}" if item.fix else str(item))
+        say(told(item))
     goal, notes = goal_sources(config, corpus)
     for note in notes:
         say(note)
@@ -125,6 +131,10 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
     digest, settled = record.config_sha256, found.settled
     messages = [*settled.messages, *lost]
     kind = "launch" if fresh else "resume"
+    aside = []
+    if passed.broken(run, found.findings):
+        said = [str(item) for item in found.findings]
+        aside = [{"event": "passed-over", "step": at.step, "file": passed.kept_as(run).name, "found": said}]
     events = [
         {
             "event": kind,
@@ -134,11 +144,12 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
             "messages": messages,
         },
         *result.events,
+        *aside,
         *([{"event": "clear-halt", "step": at.step, "halt": cleared}] if cleared else []),
     ]
     exists = store.read()[0] is not None
     store.reserve(settled.serial)
-    if exists and not cleared and not result.changed:
+    if exists and not cleared and not result.changed and not aside:
         record.event(**events[0])
     else:  # what was decided here holds, and is told, however soon this process dies
         first["events"] = marked = record.marked(events)
@@ -187,6 +198,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
         flags=flags,
         device=device,
         changed=not fresh and (result.changed or found.pivoted),
+        alarms=passed.alarms(run),
     )
 
 

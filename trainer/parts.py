@@ -26,7 +26,7 @@ Generate = Callable[[str, int], Drawn]
 class Parts:
     """Everything a run is made of; `launch` builds it from a config, fresh or from a checkpoint.
 
-    changed: arms, bounds or lineage are not those of any checkpoint yet.
+    changed: arms, bounds or lineage are not those of any checkpoint yet. alarms: of what the launch found.
     """
 
     config: Config
@@ -46,3 +46,4 @@ class Parts:
     flags: Flags
     device: torch.device
     changed: bool
+    alarms: list[str]

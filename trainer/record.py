@@ -258,7 +258,14 @@ class Record:
 
     def live(self, body: dict[str, Any], *, stopping: bool) -> str | None:
         """Tell the monitors; never read by a resume, so a failure is given back and ends nothing."""
-        head = {"run": self.name, "pid": os.getpid(), "time": time.time(), "stopping": stopping}
+        lineage = self.store.lineage
+        head = {
+            "run": self.name,
+            "lineage": lineage,
+            "pid": os.getpid(),
+            "time": time.time(),
+            "stopping": stopping,
+        }
         try:
             self.run.write_live({**head, **body})
         except FirehoseError as error:

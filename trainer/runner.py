@@ -20,7 +20,8 @@ from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes, write_atomic
 from curriculum.gate.coherence import score
 from curriculum.text import tokenizer as tokenizers
-from state import journal
+from state import journal, passed, recover, survey
+from state.findings import Finding
 from state.lock import RunLock
 from state.run_dir import RunDir
 from state.store import StateStore
@@ -88,22 +89,24 @@ def plan_of(config: Config, run: RunDir, runs_dir: Path) -> Plan:
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """What a launch would train on: phases, sources, bounds and the share intervals they imply."""
+    """What a launch would train on: phases, sources, bounds and the share intervals they imply, and what it would find."""
     from curriculum import sources
     from trainer import goal, identity, launch, weights
 
     config, run = plan.config, plan.run
-    known: set[str] = set()
+    payload: dict[str, Any] = {}
+    step, findings = 0, []
     if run.exists():
         identity.refuse_other_config(run, config)
-        envelope, _ = StateStore(run.state).read()
-        payload = envelope.payload if envelope else {}
-        known = sources.known_arms(payload)
+        seen = recover.look(run, StateStore(run.state), deep=False)
+        payload, step = seen.settled.payload or {}, seen.settled.step
+        findings = passed.before_launch(run, seen.findings)
         if halt := payload.get("halt"):
             raise launch.halted(run, halt)
     with naming(config):
         corpus = sources.open_corpus(config)
-        sources.check_sources(config, corpus, known=known)
+        sources.check_sources(config, corpus, known=sources.known_arms(payload))
+        findings += survey.reconciled(config, corpus, payload, step=step, read_data=False).findings
         _, notes = goal.goal_sources(config, corpus)
     result = []
     for phase in phases(config):
@@ -132,6 +135,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "tokens_per_step": config.train.grad_accum * config.train.micro_batch * config.model.block_size,
         "parameters": model.parameter_count(),
         "warnings": [*plan.warnings, *notes],
+        "findings": [found.as_dict() for found in findings],
         "sources": result,
     }
 
@@ -139,6 +143,7 @@ def describe(plan: Plan) -> dict[str, Any]:
 def table(plan: Plan, summary: dict[str, Any]) -> list[str]:
     """`describe` for a person."""
     from state.status import table as columns
+    from trainer import launch
 
     rows = [
         [
@@ -165,6 +170,7 @@ def table(plan: Plan, summary: dict[str, Any]) -> list[str]:
         f"would {verb} run {summary['run']}: {summary['steps']:,} steps of {summary['tokens_per_step']:,} tokens, "
         f"{summary['parameters']:,} parameters",
         *(f"warning: {warning}" for warning in summary["warnings"]),
+        *(launch.told(Finding(**found)) for found in summary["findings"]),
         *columns(["source", "phase", "cap", "floor", "share from", "to", "tokens"], rows),
     ]
 

@@ -56,11 +56,16 @@ def look(
 
 
 def alarms(parts: Parts) -> list[str]:
-    """What a person should know: sources the config wants and the run goes on without."""
-    return [
+    """What a person should know: what a launch passed over, and sources the config wants and the run goes on without.
+
+    A source that an operator took out is none of them.
+    """
+    return parts.alarms + [
         f"{name} was put aside at step {entry['step']}: {entry['reason']}"
         for name, entry in sorted(parts.record.standing["pruned"].items())
-        if name in parts.config.sources and never_picked(parts.config, name) is None
+        if name in parts.config.sources
+        and not entry.get("removed")
+        and never_picked(parts.config, name) is None
     ]
 
 

@@ -18,6 +18,7 @@ from curriculum.errors import Exit, FirehoseError
 from curriculum.tokens.corpus import Corpus
 from state import explain, story, survey
 from state.envelope import Parent
+from state.operate import change
 from state.replay import Replay
 from state.rows import RowFile, encode_row, read_rows
 from state.store import StateStore
@@ -224,6 +225,41 @@ def test_a_run_sent_back_past_a_prune_did_not_have_it(halfway: Path) -> None:
         "resume",
     ]
     assert told(config).launches == []
+    result = verify(told(config))
+    assert (result.found, result.missing) == (240, [])
+
+
+def by_command(config: Path, *wanted: tuple[str, dict[str, Any]]) -> None:
+    for one in wanted:
+        change.edit(the_run(config), [one])
+
+
+def test_a_source_removed_while_its_data_is_gone_is_replayed(halfway: Path) -> None:
+    """It stays out, which is in no event: not begun anew by the replay; restored later, it is known by its name."""
+    config = halfway
+    rm, back = ("rm", {"arm": "gamma"}), ("restore", {"arm": "gamma"})
+    with without(config, "gamma"):
+        by_command(config, rm, back, rm)
+        go(config, until=46)
+        assert verify(told(config)).missing == []
+    by_command(config, back)
+    assert go(config)["exit"] == Exit.OK
+    result = verify(told(config))
+    assert (result.found, result.missing) == (240, [])
+    assert set(Replay(told(config))._names().values()) == {"alpha", "beta", "gamma"}
+
+
+def test_a_source_removed_after_its_data_was_gone_begins_anew(halfway: Path) -> None:
+    """The removal changes no arm, so that it is in no history; and what was put aside then is restored over the new one."""
+    config = halfway
+    with without(config, "gamma"):
+        go(config, until=45)
+        by_command(config, ("rm", {"arm": "gamma"}))
+        go(config, until=48)
+    go(config, until=51)
+    assert verify(told(config)).missing == []
+    by_command(config, ("restore", {"arm": "gamma", "force": True}))
+    go(config)
     result = verify(told(config))
     assert (result.found, result.missing) == (240, [])
 

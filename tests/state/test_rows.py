@@ -128,6 +128,7 @@ def test_a_file_that_lost_what_was_committed_is_refused_untouched(
     with pytest.raises(FindingError) as caught:
         opened(path, archive, mark)
     assert (caught.value.finding.id, caught.value.exit_code) == ("F0016", Exit.DAMAGED)
+    assert f"firehose state repair {path.parent}" in str(caught.value.next)
     assert "4 rows" in str(caught.value.next) and caught.value.path == str(path)
     assert (path.read_bytes() if path.exists() else None) == left and not archive.exists()
 

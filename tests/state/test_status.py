@@ -119,7 +119,23 @@ def test_a_run_that_is_gone_is_told_at_its_last_commit(committed: RunDir) -> Non
     committed.end("stopped", exit_code=75, step=20, now=time.time())
     body, _ = status(committed, time.time())
     assert (body["state"], body["step"], body["steps_per_s"], body["eta_s"]) == ("stopped", 20, None, None)
+    assert body["loss"] is None and len(body["arms"]) == 3, "what was said of step 23 is lost with it"
+    live(committed, step=20)
+    committed.end("stopped", exit_code=75, step=20, now=time.time())
+    body, _ = status(committed, time.time())
     assert body["loss"] == 3.25 and len(body["arms"]) == 2
+
+
+def test_what_a_change_since_undid_is_not_shown(committed: RunDir) -> None:
+    """After a rollback or a pivot, not started since: the state speaks, and a run not at its end has not finished."""
+    live(committed, step=20, checkpoint_step=60, lineage="another")
+    committed.end("finished", exit_code=0, step=500, now=time.time())
+    body, _ = status(committed, time.time())
+    assert (body["state"], body["step"], body["steps_total"]) == ("stopped", 20, 500)
+    assert body["checkpoint_step"] is None and body["alarms"] == []
+    assert {arm["name"] for arm in body["arms"]} == {"books", "code", "forum"}
+    committed.end("halted", exit_code=4, step=20, now=time.time())
+    assert status(committed, time.time())[0]["state"] == "stopped", "a pivot clears a halt"
 
 
 def test_a_halt_in_the_state_shows_even_if_the_process_died_over_it(run: RunDir, payload: Any) -> None:
