@@ -60,7 +60,7 @@ def status(run: RunDir, now: float) -> tuple[dict[str, Any], list[str]]:
         "lineage": envelope.lineage if envelope else None,
         "serial": envelope.serial if envelope else None,
         "gate": {"last_score": gate.get("last_score"), "streak": gate.get("streak"), "halted": halted},
-        "alarms": list(dict.fromkeys([*(live.get("alarms") or []), *passed.alarms(run)])),
+        "alarms": [*(live.get("alarms") or []), *passed.alarms(run)],
         "arms": arms,
     }
     body["steps_total"] = total

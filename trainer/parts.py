@@ -26,7 +26,8 @@ Generate = Callable[[str, int], Drawn]
 class Parts:
     """Everything a run is made of; `launch` builds it from a config, fresh or from a checkpoint.
 
-    changed: arms, bounds or lineage are not those of any checkpoint yet. alarms: of what the launch found.
+    changed: arms, bounds or lineage are not those of any checkpoint yet. alarms: of kept state files that
+    were passed over (`state.passed`), which `status` looks up by itself.
     """
 
     config: Config

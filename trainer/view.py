@@ -56,11 +56,8 @@ def look(
 
 
 def alarms(parts: Parts) -> list[str]:
-    """What a person should know: what a launch passed over, and sources the config wants and the run goes on without.
-
-    A source that an operator took out is none of them.
-    """
-    return parts.alarms + [
+    """What a person should know: sources the config wants and the run goes on without, unless an operator took them out."""
+    return [
         f"{name} was put aside at step {entry['step']}: {entry['reason']}"
         for name, entry in sorted(parts.record.standing["pruned"].items())
         if name in parts.config.sources
@@ -73,7 +70,7 @@ def outcome(parts: Parts, step: int) -> Exit:
     """How a run ends that has done what was asked: stopped before its last step, else finished."""
     if step < parts.config.train.steps:
         return Exit.STOPPED
-    return Exit.ALARMS if alarms(parts) else Exit.OK
+    return Exit.ALARMS if parts.alarms or alarms(parts) else Exit.OK
 
 
 def live(parts: Parts, seen: Progress) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from curriculum import config as configs
 from curriculum.errors import Exit, FirehoseError
 from state import journal
+from state.operate import change
 from state.operate.cli import state_app
 from state.status import status
 from state.store import utc_now
@@ -105,3 +106,10 @@ def test_the_config_from_before_a_change_is_named_as_that(config: Path) -> None:
     with pytest.raises(FirehoseError, match="not the one this run began with") as caught:
         go(config)
     assert caught.value.next is not None and "polish plan" in caught.value.next
+
+
+def test_a_source_taken_out_on_purpose_is_no_alarm(config: Path) -> None:
+    (config.parent / "data/tiny/gamma.btok").unlink()
+    change.edit(the_run(config), [("rm", {"arm": "gamma"})])
+    assert go(config)["exit"] == Exit.OK
+    assert status(the_run(config), time.time())[0]["alarms"] == []
