@@ -2,15 +2,18 @@
 
 import contextlib
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from curriculum.errors import Exit, FirehoseError
 from state import envelope
 from state.envelope import Envelope
 from state.repair import salvage
-from state.repair.examined import Examined, known, sealed_before
+from state.repair.examined import Examined, edited_bounds, is_bound, known, sealed_before
 from state.repair.validate import problems
+from state.run_dir import RunDir
 from state.settle import Settled, settle
 
 FAR = 1000  # serials beyond the newest known one that a damaged header is believed
@@ -48,7 +51,10 @@ def _best(seen: Examined, accept_edit: bool) -> Base:
     if seen.state is not None:
         return _settled(seen, seen.state, copied)
     if accept_edit:
-        return _settled(seen, accepted(seen), copied, done=["the edit by hand is accepted"], mended=True)
+        done = ["the edit by hand is accepted"]
+        if bounds := edited_bounds(seen):
+            done.append(f"left out: {', '.join(bounds)}; {bounds_remedy(seen.run, bounds)}")
+        return _settled(seen, accepted(seen), copied, done=done, mended=True)
     name = seen.run.state.name
     if (same := _same_serial(seen)) is not None:
         told = f"go on from serial {same.serial} of step {same.step}, the very commit that {name} was, as it was sealed"
@@ -102,6 +108,8 @@ def _settled(
     except FirehoseError:
         if copied is None:
             raise
+        if (begun := _begun(seen, state, copied)) is not None:
+            return begun
         base.settled, base.state = settle(None, copied, run=seen.run.name), None
         if state is not None:
             base.given_up.append(
@@ -111,6 +119,26 @@ def _settled(
             edits = [edit["what"] for edit in state.payload.get("edits", [])]
             base.given_up += [f"an operator's edit is given up: {what}" for what in edits]
     return base
+
+
+def _begun(seen: Examined, state: Envelope | None, copied: Envelope) -> Base | None:
+    """The state that a pivot began the same lineage with on this checkpoint's weights, where its own checkpoints are lost."""
+    for path, first in reversed(seen.archived):
+        if state is None or first.lineage != state.lineage or first.serial >= state.serial:
+            continue
+        with contextlib.suppress(FirehoseError):
+            settled = settle(first, copied, run=seen.run.name)
+            kept_as = path.relative_to(seen.run.root)
+            told = f"go on from serial {first.serial} of step {first.step}, with which the pivot began, in {kept_as}"
+            base = Base(first, settled, done=[told])
+            base.given_up.append(
+                f"steps {first.step + 1} to {state.step} are given up: no checkpoint of theirs is left"
+            )
+            base.given_up += [
+                f"an operator's edit is given up: {edit['what']}" for edit in state.payload.get("edits", [])
+            ]
+            return base
+    return None
 
 
 def top_serial(seen: Examined) -> int:
@@ -128,7 +156,10 @@ def top_serial(seen: Examined) -> int:
 
 
 def accepted(seen: Examined) -> Envelope:
-    """The file as it was edited by hand, its changes noted as an operator's edit. Raises FirehoseError(REFUSED)."""
+    """The file as it was edited by hand, its changes noted as an operator's edit. Raises FirehoseError(REFUSED).
+
+    Bounds are left out: a launch takes the config's, whatever the state says.
+    """
     edited, run = seen.unsealed, seen.run
     if edited is None or seen.differs != ("payload",):
         raise FirehoseError(
@@ -150,7 +181,16 @@ def accepted(seen: Examined) -> Envelope:
         )
     payload = copy.deepcopy(base.payload)
     serial = top_serial(seen) + 1
-    changes = diff.changes(base.payload, edited.payload)
+    changes = [one for one in diff.changes(base.payload, edited.payload) if not is_bound(one["path"])]
+    bounds = edited_bounds(seen)
+    if bounds and not changes:
+        raise FirehoseError(
+            Exit.REFUSED,
+            f"the edit is of bounds alone, and they come from the config: {', '.join(bounds)}",
+            path=run.state,
+            arm=next(iter(bounds)).rpartition(".")[0],
+            next=f"{bounds_remedy(run, bounds)}; firehose state repair {run.root} goes back to what was sealed",
+        )
     made = edits.edit("set", serial, {"changes": changes, "step": edited.step})
     edits.apply(payload, made, edited.step)
     wrong = problems(payload, step=edited.step, config=seen.config, descends=edited.parent is not None)
@@ -163,6 +203,15 @@ def accepted(seen: Examined) -> Envelope:
             next=f"correct the file, or firehose state repair {run.root} to go back to what was sealed",
         )
     return _made(payload, edited, edited.lineage, edited.serial, edited.step)
+
+
+def bounds_remedy(run: RunDir, bounds: Mapping[str, Any]) -> str:
+    """How to have the bounds that an edit by hand set; empty where it set none that a config could."""
+    numbers = {key: value for key, value in bounds.items() if type(value) in (int, float) and isfinite(value)}
+    if not numbers:
+        return ""
+    settings = " ".join(f"{key}={value:g}" for key, value in numbers.items())
+    return f"bounds come from the config: firehose polish set {settings} --run {run.root}"
 
 
 def _same_serial(seen: Examined) -> Envelope | None:

@@ -20,8 +20,8 @@ from state import checkpoints, journal
 from state.envelope import SealBroken, open_envelope, open_unsealed
 from state.findings import Finding, FindingError, finding
 from state.process import start_time
-from state.repair import salvage
-from state.repair.examined import Examined, archived, sealed_before, with_state
+from state.repair import base, salvage
+from state.repair.examined import Examined, archived, edited_bounds, sealed_before, with_state
 from state.repair.row_check import look_at_rows
 from state.repair.validate import problems
 from state.run_dir import RunDir
@@ -102,7 +102,17 @@ def examine(run: RunDir, *, read_data: bool = False) -> Examined:
             run, marks if isinstance(marks, dict) else {}, seen.settled.step, live=seen.alive
         )
     for fault in seen.rows:
-        seen.note(finding("F0016", fault.message), severity="info" if fault.harmless else None, fix=fault.fix)
+        if not fault.beyond:
+            harmless = "info" if fault.harmless else None
+            seen.note(finding("F0016", fault.message), severity=harmless, fix=fault.fix)
+    if later := [fault for fault in seen.rows if fault.beyond]:
+        files = ", ".join(fault.name for fault in later)
+        many = sum(fault.beyond for fault in later)
+        what = f"{many} {'row' if many == 1 else 'rows'} of steps after {seen.settled.step if seen.settled else 0}"
+        message = f"{what} ({files}) will be moved to the archive by the next launch"
+        seen.note(
+            finding("F0016", message), severity="info", fix="nothing to do: those steps are trained anew"
+        )
     _history(seen)
     return seen
 
@@ -203,6 +213,8 @@ def _versions(seen: Examined) -> None:
             seen.bad_versions.append(path)
             message = f"the version kept as {path.relative_to(run.root)}: {what.removeprefix(id + ' ')}"
             newer = id == "F0012"
+            if newer:
+                seen.newer_versions.append(path)
             seen.note(finding(id, message), severity="warning", beyond=newer)
     there = seen.versions or run.versions.is_dir()
     if not run.state.exists() and (there or checkpoints.folders(run.checkpoints)):
@@ -249,11 +261,25 @@ def _edited(seen: Examined) -> None:
         for where, old, new in diff.walk(before.payload, seen.unsealed.payload)
     ]
     more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+    remedy = _edit_remedy(seen, before.serial)
     for at, found in enumerate(seen.findings):
         if found.id == "F0002" and found.message.startswith(seen.run.state.name):
-            fix = f"{found.fix} goes back to serial {before.serial}; with --accept-edit it takes the edit"
             message = f"{found.message}; against serial {before.serial}: {'; '.join(told[:SHOWN])}{more}"
-            seen.findings[at] = replace(found, message=message, fix=fix)
+            seen.findings[at] = replace(found, message=message, fix=remedy)
+
+
+def _edit_remedy(seen: Examined, serial: int) -> str:
+    """What to do about an edit by hand: `--accept-edit` only where that would take it, bounds by the config."""
+    back = f"firehose state repair {seen.run.root} goes back to serial {serial}"
+    bounds = edited_bounds(seen)
+    polish = base.bounds_remedy(seen.run, bounds)
+    try:
+        base.accepted(seen)
+    except FirehoseError:
+        return f"{polish}; {back}" if polish else back
+    if polish:
+        return f"{back}; with --accept-edit it takes the edit but for the bounds; {polish}"
+    return f"{back}; with --accept-edit it takes the edit"
 
 
 def _possible(seen: Examined) -> None:
@@ -286,6 +312,7 @@ def _possible(seen: Examined) -> None:
                 )
             )
             seen.split = True
+            seen.stated.append(seen.findings[-1])
 
 
 def _settle(seen: Examined) -> None:
@@ -310,6 +337,7 @@ def _settle(seen: Examined) -> None:
         seen.gone = True
         message = f"checkpoints/step_{named}, which the state names, is missing; step {checkpoint.step} is the newest"
         seen.note(finding("F0013", message))
+        seen.stated.append(seen.findings[-1])
     if seen.newer_schema:
         return
     try:
@@ -374,7 +402,16 @@ def _sources(seen: Examined, read_data: bool) -> None:
 
 def ahead(message: str) -> str:
     """A sentence of the launch about what it did, as one about what it will do."""
-    return message.replace(" was put aside: ", " will be put aside: ", 1)
+    for past, future in (
+        (" was put aside: ", " will be put aside: "),
+        (" is back with its record;", " will be back with its record;"),
+        (" is new and joins with ", " is new and will join with "),
+        (" takes the config's bounds: ", " will take the config's bounds: "),
+        (" windows served count from 0 again", " windows served will count from 0 again"),
+    ):
+        if past in message:
+            return message.replace(past, future, 1)
+    return message
 
 
 def _history(seen: Examined) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curriculum.console import command, emit_json, say
+from curriculum.console import command, emit_json, say, wrapped
 from curriculum.errors import Exit, FirehoseError
 from state.cli import RUNS, Json, RunsDir
 from state.findings import Finding
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from state.repair.repair import Plan
 
 app = typer.Typer()
+INDENT = " " * 9  # of the second line of a finding
+UNDER = INDENT[2:]  # of what begins two columns in
 
 Where = Annotated[
     str | None,
@@ -71,7 +73,16 @@ def check_command(
 
 def told(found: Finding) -> str:
     """A finding as the terminal shows it."""
-    return f"{found.severity:7}  {found}" + (f"\n  next:  {found.fix}" if found.fix else "")
+    lines = [_headed(found)]
+    if found.fix:
+        lines.append(wrapped(f"  next:  {found.fix}", indent=UNDER))
+    return "\n".join(lines)
+
+
+def _headed(found: Finding) -> str:
+    """Severity, id and message; the title only of what is wrong, since it names the worst of its kind."""
+    what = f"{found.id} {found.message}" if found.severity == "info" else str(found)
+    return wrapped(f"{found.severity:7}  {what}", indent=INDENT)
 
 
 @app.command("repair", epilog="Example: firehose state repair demo --dry-run")
@@ -135,10 +146,10 @@ def show(made: "Plan", dry_run: bool) -> None:
     """Print a plan: what was found, what will be done about it, what is left."""
     above = [found for found in made.findings if found.severity != "info" or found.id == "F0015"]
     for found in above:
-        print(f"{found.severity:7}  {found}")
+        print(_headed(found))
     for action in made.actions:
-        print(f"  {'would' if dry_run else 'will'}: {action.what}")
+        print(wrapped(f"  {'would' if dry_run else 'will'}: {action.what}", indent=UNDER))
     if not made.actions:
         print("nothing to do")
     for found in made.left:
-        print(f"left:    {found.id}: {found.fix}")
+        print(wrapped(f"left:    {found.id}: {found.fix}", indent=INDENT))

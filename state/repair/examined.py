@@ -1,6 +1,7 @@
 """What a check saw of a run: the one picture that its findings are told from and that a repair works on."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from state import checkpoints, journal
 from state.checkpoints import Checkpoint
 from state.envelope import Envelope, open_envelope
 from state.findings import Finding
+from state.reconcile import BOUNDS
 from state.repair.row_check import RowFault
 from state.repair.salvage import Loose
 from state.run_dir import RunDir
@@ -25,10 +27,10 @@ class Examined:
     did not fit. loose: what is left of one that is damaged. newest: the state a launch would read. archived: states in
     the archive, of changes that stand. sound, damaged: checkpoints, oldest first; hollow: those among the sound whose
     copy of the state has to be written again. split: a checkpoint's copy and the state have one serial and are not the
-    same. gone: the checkpoint that the state names is missing. rootless: what the config's paths are relative to is not
-    known, so its data is not looked at. settled: what a launch would resume from, None where it
-    would refuse. reconciled: what it would make of that under config and data. beyond: findings that no repair of the
-    run's files clears.
+    same. gone: the checkpoint that the state names is missing; stated: the findings of the two. rootless: what the
+    config's paths are relative to is not known, so its data is not looked at. settled: what a launch would resume from,
+    None where it would refuse. reconciled: what it would make of that under config and data. beyond: findings that no
+    repair of the run's files clears.
     """
 
     run: RunDir
@@ -43,11 +45,13 @@ class Examined:
     versions: list[tuple[Path, Envelope]] = field(default_factory=list)
     archived: list[tuple[Path, Envelope]] = field(default_factory=list)
     bad_versions: list[Path] = field(default_factory=list)
+    newer_versions: list[Path] = field(default_factory=list)
     sound: list[tuple[Checkpoint, Envelope]] = field(default_factory=list)
     damaged: list[Path] = field(default_factory=list)
     hollow: list[Path] = field(default_factory=list)
     split: bool = False
     gone: bool = False
+    stated: list[Finding] = field(default_factory=list)
     config: Config | None = None
     rootless: bool = False
     corpus: Any = None
@@ -80,6 +84,25 @@ def sealed_before(seen: Examined) -> Envelope | None:
     same = [one for one in known(seen) if (one.lineage, one.step) == (edited.lineage, edited.step)]
     same.sort(key=lambda one: (one.serial == edited.serial, one.serial))
     return same[-1] if same else None
+
+
+def edited_bounds(seen: Examined) -> dict[str, Any]:
+    """The bounds that an edit by hand set, by `ARM.KEY`: they are the config's, and no edit of the state's."""
+    from state.operate import diff
+
+    before = sealed_before(seen) if seen.differs == ("payload",) else None
+    if before is None or seen.unsealed is None:
+        return {}
+    return {
+        f"{where[2]}.{where[3]}": new
+        for where, _, new in diff.walk(before.payload, seen.unsealed.payload)
+        if is_bound(where)
+    }
+
+
+def is_bound(where: Sequence[Any]) -> bool:
+    """Whether a path of a payload is that of an arm's bound."""
+    return len(where) == 4 and tuple(where[:2]) == ("bandit", "arms") and where[3] in BOUNDS
 
 
 def known(seen: Examined) -> list[Envelope]:

@@ -28,6 +28,7 @@ from state.repair.row_check import save_rows
 from state.run_dir import RunDir
 from state.store import utc_now
 
+A_VERSION = "the version kept as"  # how findings of a version begin
 STATE_IDS = {id for id in TITLES if id not in ("F0013", "F0015")}
 
 
@@ -115,6 +116,7 @@ class _Planner:
         ids = sorted({found.id for found in made.findings if self.wanted(found.id)})
         self.tx = Transaction(self.run, "repair", f"repair of {', '.join(ids)}", now=now)
         self.events: list[dict[str, Any]] = []
+        self.wrote = False
 
     def wanted(self, *ids: str) -> bool:
         """Whether any of these findings is to be repaired."""
@@ -125,12 +127,15 @@ class _Planner:
 
     def plan(self) -> Plan:
         seen = self.seen
+        repaired: list[Finding] = []
         if self.wanted("F0015"):
             for path in seen.leftovers:
                 self._aside(path)
         if self.wanted("F0001", "F0002", "F0008", "F0009", "F0011"):
             for path in seen.bad_versions:
-                self._aside(path)
+                if self.discard or path not in seen.newer_versions:
+                    self._aside(path)
+            repaired += [one for one in seen.findings if one.message.startswith(A_VERSION)]
         if self.wanted("F0001") and seen.rootless and self.run.effective.exists():
             self._aside(self.run.effective)
         if self.wanted("F0013"):
@@ -140,16 +145,17 @@ class _Planner:
         step, source = self._state()
         if self.wanted("F0001") and seen.bad_history:
             self._history()
+        if self.wrote:
+            repaired += [one for one in seen.findings if one.id in STATE_IDS and self._of_state(one)]
+            repaired += seen.stated
+        above = [found for found in self.made.findings if found.severity != "info"]
+        beyond = [one for one in seen.beyond if not (self.discard and one.id == "F0012")]
+        wanted = [one for one in above if self.wanted(one.id)]
+        with_it = [one for one in above if one in repaired and one not in wanted and one not in beyond]
+        if with_it:
+            self._tell(sorted({one.id for one in with_it} - {"F0004"}))
+        self.made.left = [one for one in above if one in beyond or one not in [*wanted, *with_it]]
         cleared = self.made.actions
-        self.made.left = [
-            found
-            for found in self.made.findings
-            if found.severity != "info"
-            and (
-                not self.wanted(found.id)
-                or (found in seen.beyond and not (self.discard and found.id == "F0012"))
-            )
-        ]
         if cleared:
             about = {"event": "repair", "step": step, **({"source": source} if source else {})}
             self.tx.record({**about, "done": [action.what for action in cleared]})
@@ -157,6 +163,13 @@ class _Planner:
                 self.tx.record(event)
             self.made.transaction = self.tx
         return self.made
+
+    def _tell(self, ids: list[str]) -> None:
+        """Say which findings that nobody asked for are repaired all the same."""
+        if ids:
+            named = " and ".join(filter(None, [", ".join(ids[:-1]), ids[-1]]))
+            verb = "is" if len(ids) == 1 else "are"
+            self.act(f"{named} {verb} repaired with it: state, arms and marks of rows hang together")
 
     def _aside(self, path: Any) -> None:
         self.tx.aside(path)
@@ -217,7 +230,7 @@ class _Planner:
 
     def _of_state(self, found: Finding) -> bool:
         """Whether a finding is about the state, and not about a version kept of it or the history."""
-        others = ("the version kept as", self.run.history.name, self.run.effective.name)
+        others = (A_VERSION, self.run.history.name, self.run.effective.name)
         return not found.message.startswith(others)
 
     def _possible(self) -> bool:
@@ -285,6 +298,7 @@ class _Planner:
         if chosen.state is None:
             if self.run.state.exists():
                 self._aside(self.run.state)
+                self.wrote = True
             return 0, "fresh"
         if self.seen.state is not None and chosen.state == self.seen.state:
             return chosen.state.step, None
@@ -292,6 +306,7 @@ class _Planner:
         return chosen.state.step, "state"
 
     def _write(self, chosen: Base, payload: dict[str, Any], step: int | None = None) -> None:
+        self.wrote = True
         seen, run, settled = self.seen, self.run, chosen.settled
         copied = seen.sound[-1][1] if seen.sound else None
         like = chosen.state or copied

@@ -14,12 +14,16 @@ ROW_FILES = ("loss", "pulls", "samples", "heldout")
 
 @dataclass(frozen=True, slots=True)
 class RowFault:
-    """What is wrong with a row file. harmless: the next launch clears it, and nothing that was committed is touched."""
+    """What is wrong with a row file. harmless: the next launch clears it, and nothing that was committed is touched.
+
+    beyond: of rows after the last committed one that are all there is to it, how many.
+    """
 
     name: str
     message: str
     harmless: bool
     fix: str | None = None
+    beyond: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +67,11 @@ def look_at_rows(run: RunDir, marks: Mapping[str, Any], step: int, *, live: bool
         elif (rest := data[mark.bytes :]) != TAIL and not live:
             fix = "nothing to do: the next launch moves them to the archive"
             what = f"{path.name} has {len(rest)} bytes beyond row {mark.rows}, of steps after {step}"
+            beyond = max(1, rest.removesuffix(TAIL).count(b"\n"))
             if TAIL.startswith(rest):
                 what, fix = f"{path.name} lacks its last bracket", "nothing to do: the next launch closes it"
-            found.append(RowFault(name, what, True, fix))
+                beyond = 0
+            found.append(RowFault(name, what, True, fix, beyond))
     return found
 
 

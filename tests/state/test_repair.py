@@ -24,7 +24,7 @@ from state.process import this_process
 from state.recover import look
 from state.repair import check, repair, salvage
 from state.repair.validate import problems
-from state.rows import read_rows
+from state.rows import TAIL, read_rows
 from state.run_dir import RunDir
 from state.store import StateStore
 from tests.fixtures import tiny
@@ -302,6 +302,8 @@ def test_damage_is_diagnosed_repaired_and_undone(name: str, run: RunDir) -> None
     undone = content(run)
     undone.pop("note.txt", None)
     assert undone == before
+    if name not in ("journal", "history"):  # of what is finished or was noted, an undo takes nothing back
+        assert check.check(run) == found
 
 
 def test_a_damaged_pivot_is_not_taken_back(run: RunDir) -> None:
@@ -321,6 +323,29 @@ def test_a_damaged_pivot_is_not_taken_back(run: RunDir) -> None:
     assert state is not None
     assert (state.lineage, state.parent) == (OTHER, parent)
     assert check.check(run) == []
+
+
+def test_a_pivot_whose_own_checkpoints_are_lost_goes_on_from_its_first_state(run: RunDir) -> None:
+    later = envelope.open_envelope(run.state.read_bytes(), run.state)
+    (old,) = [one for _, one in check.examine(run).sound if one.step == 20]
+    parent = Parent(old.lineage, old.serial, old.step)
+    keys = {"written_at": NOW, "config_sha256": old.config_sha256, "parent": parent, "lineage": OTHER}
+    first = envelope.make(old.payload, serial=later.serial + 1, step=old.step, **keys)
+    tx = Transaction(run, "polish", "a pivot", now=NOW)
+    tx.put(run.state, envelope.seal(first))
+    tx.commit()
+    gone_on = envelope.make(later.payload, serial=later.serial + 4, step=LAST, **keys)
+    run.state.unlink()
+    run.state.write_bytes(envelope.seal(gone_on))
+    shutil.rmtree(run.checkpoints / f"step_{LAST}")
+    assert "F0014" in {one.id for one in check.check(run)}
+    made = repair.plan(run)
+    assert any("steps 21 to 24 are given up" in action.what for action in made.actions)
+    repair.apply(made)
+    state = StateStore(run.state).read()[0]
+    assert state is not None
+    assert (state.lineage, state.parent, state.step, state.payload) == (OTHER, parent, 20, first.payload)
+    assert [one for one in check.check(run) if one.severity != "info"] == []
 
 
 LAUNCHED = ("effective", "accepted", "no data", "new source", "nan", "gone", "lineage", "pulls torn")
@@ -438,6 +463,86 @@ def test_only_some_findings(run: RunDir) -> None:
         repair.select("F0003,F0099")
 
 
+@pytest.mark.parametrize("id", ["F0001", "F0003", "F0008", "F0013", "F0015", "F0016"])
+def test_what_is_left_is_what_a_check_then_finds(id: str, run: RunDir) -> None:
+    """State, arms and marks of rows are repaired together, and what was asked for alone is not said to be left."""
+    for name in ("no data", "nan", "loss middle", "version", "old one", "history"):
+        CASES[name][1](run)
+    made = repair.plan(run, only={id})
+    repair.apply(made)
+    left = [one.id for one in made.left]
+    assert id not in left
+    assert left == [one.id for one in check.check(run) if one.severity != "info"]
+
+
+def test_what_is_repaired_with_it_is_part_of_the_plan(run: RunDir) -> None:
+    for name in ("no data", "nan", "loss middle"):
+        CASES[name][1](run)
+    found = check.check(run)
+    code, out = invoke("repair", run.root, "--only", "F0003")
+    assert "will: F0008 and F0016 are repaired with it" in out
+    assert (code, "left:" in out) == (Exit.OK, False)
+    journal.undo(run, None, now=NOW)
+    assert check.check(run) == found  # the state that was taken back is not judged
+
+
+BOUND_EDITS = ((arm("alpha", cap=0.6), "alpha.cap=0.6"), (arm("beta", floor=0.1), "beta.floor=0.1"))
+
+
+@pytest.mark.parametrize(("change", "said"), BOUND_EDITS)
+def test_an_edited_bound_is_sent_to_the_config(change: Callable[..., Any], said: str, run: RunDir) -> None:
+    by_hand(change)(run)
+    (found,) = check.check(run)
+    assert f"firehose polish set {said} --run {run.root}" in str(found.fix)
+    assert f"firehose state repair {run.root} goes back" in str(found.fix)
+    assert "--accept-edit" not in str(found.fix)
+    with pytest.raises(FirehoseError, match="come from the config") as caught:
+        repair.plan(run, accept_edit=True)
+    assert caught.value.exit_code is Exit.REFUSED
+    assert said in str(caught.value.next)
+
+
+def test_an_accepted_edit_leaves_bounds_out(run: RunDir) -> None:
+    by_hand(lambda body: arm("alpha", cap=0.6, mean=0.9)(body))(run)
+    (found,) = check.check(run)
+    assert "takes the edit but for the bounds" in str(found.fix)
+    made = repair.plan(run, accept_edit=True)
+    told = " ".join(action.what for action in made.actions)
+    assert "left out: alpha.cap; bounds come from the config: firehose polish set alpha.cap=0.6" in told
+    assert "F0007" not in told
+    repair.apply(made)
+    state = StateStore(run.state).read()[0]
+    assert state is not None
+    assert (state.payload["bandit"]["arms"]["alpha"]["cap"], check.check(run)) == (0.8, [])
+    (change,) = state.payload["edits"][-1]["args"]["changes"]
+    assert change["path"][-1] == "mean"
+
+
+def test_an_edit_that_would_be_refused_is_not_recommended(run: RunDir) -> None:
+    by_hand(arm("alpha", pulls=1))(run)
+    found = check.check(run)
+    assert {one.id for one in found} == {"F0002", "F0009"}
+    assert all("--accept-edit" not in str(one.fix) for one in found)
+
+
+def test_rows_of_steps_given_up_are_no_alarm(run: RunDir) -> None:
+    for path, rows in ((run.loss, b",\n[25,4.0],\n[26,4.0]"), (run.samples, b',\n{"step":30}')):
+        path.write_bytes(path.read_bytes().removesuffix(TAIL) + rows + TAIL)
+    code, out = invoke("check", run.root)
+    assert (code, "torn" in out) == (Exit.OK, False)
+    said = "3 rows of steps after 24 (loss, samples) will be moved to the archive by the next launch"
+    assert out.split("  next:")[0].split() == ["info", "F0016", *said.split()]
+
+
+def test_findings_fit_the_screen() -> None:
+    from state.findings import finding
+    from state.repair import cli
+
+    lines = cli.told(finding("F0002", "a word " * 60, fix="do this; " * 40)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith(" " * 9 + "word") or lines[1].startswith(" " * 9 + "a")
+
+
 def test_what_no_repair_can_clear_is_left_and_said(run: RunDir) -> None:
     shutil.rmtree(run.checkpoints)
     made = repair.plan(run)
@@ -462,6 +567,16 @@ def test_a_newer_schema_is_refused_untouched(run: RunDir) -> None:
         repair.plan(run)
     assert caught.value.exit_code is Exit.NEWER_SCHEMA
     assert whole(run) == before
+
+
+def test_a_version_of_a_newer_schema_stays_where_it_is(run: RunDir) -> None:
+    later = [(b'"version": 2', b'"version": 9'), (b'"step": 10', b'"step": 11')]
+    for old, new in later:
+        text(f"{STATE}.d/2.json", lambda data, old=old, new=new: data.replace(old, new))(run)
+    made = repair.plan(run)
+    assert (made.actions, [one.id for one in made.left]) == ([], ["F0012"])
+    made = repair.plan(run, discard_newer=True)
+    assert (len(made.actions), made.left) == (1, [])
 
 
 def test_an_edit_that_no_launch_could_take_is_refused(run: RunDir) -> None:
