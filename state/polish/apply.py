@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from curriculum.console import wrapped
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes, write_atomic
 from curriculum.sources import check_sources, known_arms, open_corpus
@@ -158,7 +159,7 @@ def _commit(run: RunDir, plan: Plan, path: Path, say: Say, clock: Callable[[], f
     store = StateStore(run.state)
     found = look(run, store)
     for item in found.findings:
-        say(str(item))
+        say(wrapped(str(item)))
     for payload in (found.state.payload if found.state else {}, found.settled.payload or {}):
         run.record_once(payload.get("events", []))
     tx = pivot.transaction(run, plan, found, store, now=utc_now())

@@ -99,15 +99,17 @@ def _plan(
 ) -> int:
     from curriculum import config as configs
     from curriculum.config_toml import read_text
-    from state.polish import outlook, polish
+    from state.polish import adopt, outlook, polish
 
     if file is None:
         text, shown, original = polish.draft_text(run), polish.draft(run), polish.origin(run)
         shown = shown if shown.exists() else run.config
     else:
         text, shown = read_text(file), file
-        ours = file.resolve() in (run.config.resolve(), polish.draft(run).resolve())
-        original = polish.origin(run) if ours else configs.original_of(file.absolute()) or file.absolute()
+        if file.resolve() in (run.config.resolve(), polish.draft(run).resolve()):
+            original = polish.origin(run)
+        else:
+            text, original = adopt.adopted(run, text, configs.original_of(file.absolute()) or file.absolute())
     body, plan = outlook.prepare(run, text, shown, original, live=live, now=time.time())
     return _show(run, body, plan, out, json=json, exit_code=exit_code, dry_run=dry_run)
 
@@ -125,7 +127,11 @@ def _show(
     from state.polish import polish
     from state.polish import view as polish_view
 
-    saved = polish.save(run, plan, out) if plan is not None and not dry_run else None
+    saved = None
+    if plan is not None and not dry_run:
+        saved = polish.standing(run, plan) if out is None else None
+        body["saved"] = saved is None
+        saved = saved or polish.save(run, plan, out)
     body["plan"] = None if saved is None else str(saved)
     if json:
         emit_json("polish-plan/1", body)
@@ -157,6 +163,7 @@ def apply_command(
     """Apply a saved plan: stop at the boundary, archive, put the new state in place, resume."""
     from state import spawn
     from state.polish import apply, polish
+    from state.polish import view as polish_view
 
     path, chosen = _find_plan(plan, run, runs_dir)
     found = polish.load(path)
@@ -166,6 +173,8 @@ def apply_command(
         apply.confirm(found, path, confirmed, yes=yes)
         outcome: dict[str, Any] = {"run": chosen.name, "kind": found.kind, "outcome": "not applied"}
         say(f"would apply {path}; it fits the run as it is")
+        if found.kind != "live":
+            say("the run then stays stopped" if no_resume else polish_view.RESUMES)
     elif no_wait:
         polish.refuse_stale(chosen, found, path, time.time())
         apply.confirm(found, path, confirmed, yes=yes)

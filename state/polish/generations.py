@@ -163,6 +163,7 @@ def rollback(
         "alarms": [],
         **outlook.counts(changes, disables, plain, new, back.config),
         "plan": None,
+        "saved": True,
         "stale": False,
     }
     return body, plan

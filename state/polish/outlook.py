@@ -2,7 +2,7 @@
 
 import tomllib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ from state.envelope import Envelope
 from state.findings import Finding
 from state.polish import pivot, polish
 from state.polish.polish import Plan
+from state.polish.view import PAST
 from state.recover import Look, look
+from state.repair.check import ahead
 from state.rows import read_rows
 from state.run_dir import RunDir
 from state.store import StateStore
 from state.story import read_config
 from state.survey import reconciled
 
-PAST, AHEAD = 1000, 2000  # steps that shares are means over: behind and ahead
+AHEAD = 2000  # steps that shares ahead are means over
 MOST_PICKS = 40_000  # of the outlook: it is to take seconds
 MIDDLING = 0.5  # the reward of every pull in it
 
@@ -93,10 +95,15 @@ def intervals(
     return {name: implied[arm_id] for name, arm_id in live.items()}
 
 
-def drift(config: Config, corpus: Corpus, at: Stand, disables: list[str]) -> list[Finding]:
-    """What a launch would find whatever is planned, less what the plan makes go away."""
+def drift(config: Config, corpus: Corpus, at: Stand, disables: list[str], by: str) -> list[Finding]:
+    """What a launch would find whatever is planned, less what the plan makes go away. by: who will act on it."""
     found = reconciled(config, corpus, at.payload, step=at.step, read_data=False).findings
-    return [item for item in found if item.id != "F0007" and item.arm not in disables]
+    told = []
+    for item in found:
+        if item.id != "F0007" and item.arm not in disables:
+            fix = item.fix and item.fix.replace("nothing to do: its", f"{by} does it; its")
+            told.append(replace(item, message=ahead(item.message), fix=fix))
+    return told
 
 
 def stop_at(run: RunDir, config: Config, at: Stand, now: float) -> tuple[int, float | None]:
@@ -226,7 +233,10 @@ def prepare(
         "goal": {"old": list(old.curriculum.goal_sources), "new": list(new.curriculum.goal_sources)},
         "reward": {"old": old.curriculum.reward, "new": new.curriculum.reward},
         "phase": {"old": _phase(old, at.step), "new": _phase(new, at.step)},
-        "drift": [item.as_dict() for item in drift(old, corpus, at, disables)],
+        "drift": [
+            item.as_dict()
+            for item in drift(old, corpus, at, disables, "the next launch" if live else "apply")
+        ],
         "alarms": [
             *_moved(run, old, new),
             *begun.relaxed,
@@ -239,6 +249,7 @@ def prepare(
         "confirm": disables,
         **counts(changes, disables, plain, new, text),
         "plan": None,
+        "saved": True,
         "stale": False,
     }
     return body, plan

@@ -125,7 +125,14 @@ def set_draft(run: RunDir, assignments: list[str]) -> None:
 
     sources = list(tomllib.loads(text).get("sources", {}))
     where = draft(run) if draft(run).exists() else run.config
-    save_draft(run, config_edit.edit(text, config_edit.settings(assignments, sources, where), where))
+    new = config_edit.edit(text, config_edit.settings(assignments, sources, where), where)
+    try:
+        save_draft(run, new)
+    except FirehoseError as error:  # the line it names is of a text that is not kept
+        if error.path and error.path.startswith(f"{draft(run)}:"):
+            own = [one for one in assignments if error.arm and error.arm in one.split("=")[0].split(".")]
+            error.path = f"as set by {' '.join(own or assignments)}"
+        raise
 
 
 def discard_draft(run: RunDir) -> bool:
@@ -289,6 +296,20 @@ def plans(run: RunDir) -> list[Path]:
     """The saved plans of a run, oldest first."""
     found = folder(run).glob("*.plan.json") if folder(run).is_dir() else ()
     return sorted(path for path in found if NAME.fullmatch(path.name))
+
+
+def standing(run: RunDir, plan: Plan) -> Path | None:
+    """A saved plan that would do the same, and still fits the run as it was looked at for this one."""
+    for path in reversed(plans(run)):
+        try:
+            saved = load(path)
+        except FirehoseError:
+            continue
+        same = ("kind", "config", "config_file", "target", "disables", "changes")
+        alike = all(getattr(saved, key) == getattr(plan, key) for key in same)
+        if alike and stale(run, saved, plan.pins) is None:
+            return path
+    return None
 
 
 def save(run: RunDir, plan: Plan, path: Path | None) -> Path:

@@ -1,12 +1,13 @@
 """How plans, their status and the history of a run's pivots look to a person, in 80 columns."""
 
-import textwrap
-from collections.abc import Iterable
 from typing import Any
 
+from curriculum.console import wrapped
 from state.status import duration, short, table
 
 MOST_ARMS = 40  # shown whether or not they change
+PAST = 1000  # steps that `share` is a mean over
+RESUMES = "apply starts the run again; --no-resume leaves it stopped"
 
 
 def plan(body: dict[str, Any], saved: str | None) -> list[str]:
@@ -45,6 +46,10 @@ def plan(body: dict[str, Any], saved: str | None) -> list[str]:
     lines += table(["  source", "cap", "floor", "share", "after", "from", "to"], rows)
     if left_out:
         lines.append(f"  and {left_out} more, unchanged")
+    steps = min(PAST, body["step"])
+    lines.append(f"share: of the last {steps:,} steps; firehose status: since shares last began anew")
+    if body["kind"] != "rollback":
+        lines.append("after: if every pull were worth the same")
     for arm in arms:
         changes = by_arm.get(arm["name"], {})
         more = [
@@ -76,7 +81,10 @@ def plan(body: dict[str, Any], saved: str | None) -> list[str]:
     lines.append(count)
     if saved:
         flags = "".join(f" --confirm {name}" for name in body["confirm"])
-        lines += [f"Saved: {saved}", f"Apply: firehose polish apply {saved}{flags}"]
+        lines += [
+            f"{'Saved' if body['saved'] else 'Saved before'}: {saved}",
+            f"Apply: firehose polish apply {saved}{flags}",
+        ]
     return lines
 
 
@@ -126,9 +134,13 @@ def _consequences(body: dict[str, Any]) -> list[str]:
     """What becomes of bandit, reward, goal and phases."""
     if body["kind"] == "rollback":
         moved = f"; moved to the archive: {', '.join(body['moved'])}" if body["moved"] else ""
+        lost = "no training is given up"
+        if body["given_up"] > 0:
+            steps = f"{body['given_up']:,} {'step' if body['given_up'] == 1 else 'steps'} of training"
+            lost = f"{'at least ' if body['pid'] else ''}{steps} are given up"
         return _wrap(
             f"goes back to step {body['to_step']:,}, to weights, bandit and config as they were before "
-            f"{body['to_archive']}: at least {max(0, body['given_up']):,} steps of training are given up{moved}"
+            f"{body['to_archive']}: {lost}{moved}"
         )
     lines = []
     old, new = body["goal"]["old"], body["goal"]["new"]
@@ -159,7 +171,7 @@ def _stops(body: dict[str, Any]) -> list[str]:
     lines += _wrap(f"archived: {files}")
     if body["kind"] == "pivot":
         lines += _wrap("stays: weights, optimizer and learning rate of that step, and the loss history")
-    return lines
+    return [*lines, RESUMES]
 
 
 def size(count: int) -> str:
@@ -174,19 +186,7 @@ def size(count: int) -> str:
 
 
 def _wrap(text: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(
-        text,
-        80,
-        initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
-
-
-def wrapped(texts: Iterable[str]) -> list[str]:
-    """Sentences, each wrapped to 80 columns."""
-    return [line for text in texts for line in _wrap(text)]
+    return wrapped(f"{indent}{text}").splitlines()
 
 
 def status(body: dict[str, Any]) -> list[str]:
@@ -197,9 +197,15 @@ def status(body: dict[str, Any]) -> list[str]:
         lines += _wrap(body["draft_problem"] or f"changes {named(body['draft_changes'])}", "  ")
     else:
         lines.append("draft: none")
-    for plan in body["plans"]:
-        why = f"stale: {plan['why']}" if plan["why"] else "may be applied"
-        lines += _wrap(f"plan: {plan['plan']} ({plan['kind'] or '?'}) {why}")
+    *older, newest = body["plans"] or [None]
+    if newest is not None:
+        why = newest["why"] or "may be applied"
+        if newest["why"] and not why.startswith("applied as "):
+            why = f"stale: {why}"
+        lines += _wrap(f"plan: {newest['plan']} ({newest['kind'] or '?'}) {why}")
+    if older:
+        stale = sum(plan["stale"] for plan in older)
+        lines.append(f"older plans: {len(older)}, stale or applied: {stale}")
     if body["waiting"]:
         lines.append("a polish waits for the boundary: firehose polish cancel withdraws it")
     if body["unfinished"]:

@@ -352,7 +352,9 @@ def test_a_rollback_puts_back_state_config_and_checkpoint(run: RunDir) -> None:
     assert plan is not None
     assert (body["to_step"], body["given_up"]) == (STEP, 20)
     screen = "\n".join(polish_view.plan(body, "p"))
-    assert "at least 20 steps of training are given up" in " ".join(screen.split())
+    assert "0001-polish: 20 steps of training are given up" in " ".join(screen.split())
+    nothing = "\n".join(polish_view.plan({**body, "given_up": 0}, "p"))
+    assert "0001-polish: no training is given up" in " ".join(nothing.split())
     polish.save(run, plan, None)
     pivot(run)
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from curriculum import config as configs
 from curriculum.errors import Exit, FirehoseError
 from state import journal, requests
-from state.polish import apply, editor, outlook, polish
+from state.polish import adopt, apply, editor, outlook, polish
 from state.polish import view as polish_view
+from state.polish.cli import polish_app
 from state.process import this_process
 from state.run_dir import RunDir
 from state.store import StateStore
@@ -117,6 +119,12 @@ def test_the_screen_fits_and_ends_with_what_to_type(run: RunDir) -> None:
         "Apply: firehose polish apply runs/andrea-120m/polish/0001.plan.json --confirm repo-docs",
     ]
     text = "\n".join(lines)
+    for said in (
+        "share: of the last 60 steps; firehose status: since shares last began anew",
+        "after: if every pull were worth the same",
+        "apply starts the run again; --no-resume leaves it stopped",
+    ):
+        assert said in lines
     assert "- repo-docs            0.3 -> 0" in text
     assert "curriculum.goal_sources: +dolly" in text
     assert "andrea-120m.samples.json" in text
@@ -153,9 +161,78 @@ def test_drift_that_a_launch_would_act_on_is_shown_unless_the_plan_ends_it(run: 
     (folder / "data/dolly.btok").unlink()
     body, _ = replan(run, "chat.cap=0.9")
     assert [(item["id"], item["arm"]) for item in body["drift"]] == [("F0003", "dolly"), ("F0004", "dolly")]
+    first = body["drift"][0]
+    assert first["message"].startswith("'dolly' will be put aside: ")
+    assert first["fix"].startswith("apply does it; its record is kept")
+    body, _ = replan(run, "chat.cap=0.9", live=True)
+    assert body["drift"][0]["fix"].startswith("the next launch does it; its record is kept")
     body, plan = replan(run, "chat.cap=0.9", "dolly.exclude=on")
     assert body["drift"] == []
     assert plan is not None and plan.disables == ["dolly"]
+
+
+def plan_file(run: RunDir, file: Path, live: bool = False) -> tuple[dict[str, Any], polish.Plan | None]:
+    """As `polish plan --config FILE` does."""
+    text, original = adopt.adopted(run, file.read_text(), file)
+    return outlook.prepare(run, text, file, original, live=live, now=NOW)
+
+
+@pytest.mark.parametrize("place", [".", "elsewhere"])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_copy_under_another_name_is_of_the_same_run(
+    place: str, live: bool, run: RunDir, folder: Path
+) -> None:
+    """What a file does not set of name and data folder follows its own name, and in a polish the run's."""
+    text = run.config.read_text()
+    named = [line for line in text.splitlines(True) if line.startswith(("name =", "dir ="))]
+    for line in named:
+        text = text.replace(line, "")
+    file = folder / place / "new.toml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    assert named == [f'name = "{NAME}"\n', 'dir = "data"\n']
+    body, plan = plan_file(run, file, live)
+    assert (plan, body["changes"], body["alarms"]) == (None, [], [])
+    file.write_text(text.replace("cap = 0.3", "cap = 0.31"))
+    body, plan = plan_file(run, file, live)
+    assert plan is not None
+    assert {change["field"] for change in body["changes"]} == {"cap"}
+    config = polish.check(plan.config, run.config, Path(plan.config_file))
+    assert config.name == NAME
+    assert config.resolve(config.data.dir).resolve() == (folder / "data").resolve()
+
+
+def test_a_file_with_other_places_for_its_text_keeps_its_own_folder(run: RunDir, folder: Path) -> None:
+    text = run.config.read_text().replace('dir = "data"\n', "").replace('"text/', '"../text/')
+    (folder / "elsewhere").mkdir()
+    file = folder / "elsewhere/new.toml"
+    file.write_text(text)
+    body, plan = plan_file(run, file)
+    assert plan is not None
+    assert Path(plan.config_file).parent == file.parent
+    assert body["alarms"] == []  # the data is the same
+    assert {change["field"] for change in body["changes"]} == {"path", "data.dir"}
+
+
+def invoke(*words: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(polish_app, [str(word) for word in words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_an_identical_plan_is_not_saved_twice(run: RunDir) -> None:
+    assert "\nSaved: " in invoke("set", "chat.cap=0.9", "--run", run.root)[1]
+    _, out, _ = invoke("plan", run.root)
+    assert f"\nSaved before: {run.root}/polish/0001.plan.json\n" in out
+    assert [path.name for path in polish.plans(run)] == ["0001.plan.json"]
+    assert "\nSaved: " in invoke("set", "chat.cap=0.8", "--run", run.root)[1]
+    moved_serial(run)
+    assert "\nSaved: " in invoke("plan", run.root)[1]  # the one before it is stale
+    _, out, _ = invoke("status", run.root)
+    assert "older plans: 2, stale or applied: 2" in out.splitlines()
+    assert "0001.plan" not in out
+    code, _, said = invoke("apply", "--run", run.root, "--dry-run")
+    assert code == Exit.OK
+    assert "apply starts the run again; --no-resume leaves it stopped" in said
 
 
 # What a plan refuses.
@@ -174,7 +251,10 @@ def test_bounds_that_cannot_hold_are_the_configs_own_error(run: RunDir) -> None:
     with pytest.raises(FirehoseError, match=r"chat: floor 0\.4 is over cap 0\.3") as caught:
         polish.set_draft(run, ["chat.cap=0.3"])
     assert caught.value.exit_code is Exit.REFUSED
-    assert str(polish.draft(run)) in str(caught.value.path)
+    assert caught.value.path == "as set by chat.cap=0.3"  # no line of a draft that was never saved
+    with pytest.raises(FirehoseError, match=r"dolly: floor 7") as caught:
+        polish.set_draft(run, ["chat.cap=0.9", "dolly.floor=7"])
+    assert caught.value.path == "as set by dolly.floor=7"
     assert not polish.draft(run).exists()
 
 
