@@ -36,13 +36,13 @@ def at_launch(run: RunDir, findings: list[Finding]) -> list[Finding]:
     kept = kept_as(run)
     fix = (
         f"it is kept as {kept}, and what it says is not in the run; firehose state diff {kept} --run {run.root} shows "
-        f"it, firehose state check {run.root} how the run is now"
+        f"it, and firehose state check {run.root} says how the run is now"
     )
     if _differs(run.state) == ("payload",):
         fix += (
             f"; to make an edit again: firehose stop {run.root}, firehose state pull {run.root} -o FILE, edit FILE, "
-            f"firehose state push FILE {run.root} --accept-edit (before a launch it is firehose state repair {run.root} "
-            "--accept-edit)"
+            f"firehose state push FILE {run.root} --accept-edit; before a launch it is firehose state repair {run.root} "
+            "--accept-edit"
         )
     return [replace(found, fix=fix) if _is_state(run, found) else found for found in findings]
 
