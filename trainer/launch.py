@@ -150,6 +150,8 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
     exists = store.read()[0] is not None
     store.reserve(settled.serial)
     if exists and not cleared and not result.changed and not aside:
+        if settled.source != "state":  # the file speaks of another step than the one gone on from
+            store.commit(first, step=at.step, config_sha256=digest)
         record.event(**events[0])
     else:  # what was decided here holds, and is told, however soon this process dies
         first["events"] = marked = record.marked(events)

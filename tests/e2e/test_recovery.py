@@ -12,8 +12,10 @@ from curriculum import config as configs
 from curriculum.errors import Exit, FirehoseError
 from curriculum.text.build import build, plan_for
 from state import requests
+from state.envelope import open_envelope
 from state.rows import read_rows
 from state.run_dir import RunDir
+from state.store import StateStore
 from tests.fixtures import tiny
 from tests.fixtures.runs import go, log, the_run, the_state
 from trainer import runner, sampling
@@ -145,6 +147,23 @@ def test_data_rebuilt_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FirehoseError, match="tokenizer is not the one") as caught:
         go(config)
     assert caught.value.exit_code is Exit.REFUSED
+
+
+def test_a_launch_brings_the_state_to_the_checkpoint_it_goes_on_from(tmp_path: Path) -> None:
+    config = tiny.make(tmp_path).path
+    go(config, until=40)
+    run, at_40, store = the_run(config), the_state(config), StateStore(the_run(config).state)
+    older = next(path for _, path in store.versions() if open_envelope(path.read_bytes(), path).step == 30)
+    sealed = run.state.read_bytes()
+    for cut in ("between checkpoint and state", "between two checkpoints"):
+        run.state.write_bytes(older.read_bytes() if cut == "between checkpoint and state" else sealed)
+        if cut == "between two checkpoints":
+            StateStore(run.state).commit(at_40.payload, step=45, config_sha256=at_40.config_sha256)
+        go(config, until=40)
+        state = the_state(config)
+        assert (state.step, state.payload) == (40, at_40.payload), cut
+        assert state.serial > at_40.serial
+        assert run.events()[-1]["source"] == "checkpoint"
 
 
 def test_a_lost_state_is_made_again_at_its_step_with_a_higher_serial(
