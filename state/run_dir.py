@@ -191,6 +191,16 @@ def record_id(process: Process) -> list[int]:
     return [process.pid, process.start]
 
 
+def no_state(run: RunDir) -> FirehoseError:
+    """The error for a run without a state file."""
+    return FirehoseError(
+        Exit.NOT_FOUND,
+        f"the run {run.name!r} has no state file",
+        path=run.state,
+        next=f"firehose run {run.config} makes it from the newest checkpoint, or at step 0",
+    )
+
+
 def list_runs(runs_root: Path) -> list[RunDir]:
     """The runs in a folder, by name."""
     if not runs_root.is_dir():

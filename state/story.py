@@ -20,7 +20,7 @@ from state.findings import FindingError, finding
 from state.polish import live
 from state.reconcile import put_aside
 from state.rows import EMPTY, Mark
-from state.run_dir import RunDir
+from state.run_dir import RunDir, no_state
 from state.store import StateStore
 
 Changes = dict[str, dict[str, dict[str, Any]]]  # as `state.polish.live.changes` makes them
@@ -159,12 +159,7 @@ def read(run: RunDir) -> Story:
         if (match := re.fullmatch(r"step_(\d+)", path.name))
     }
     if envelope is None:
-        raise FirehoseError(
-            Exit.NOT_FOUND,
-            f"the run {run.name!r} has no state file",
-            path=run.state,
-            next=f"firehose run {run.config} makes it again from the newest checkpoint",
-        )
+        raise no_state(run)
     origin, pivot = first_state(run, envelope)
     samples = [
         decode(line, run.samples, number)

@@ -18,9 +18,8 @@ from state import edits, envelope, recover
 from state.envelope import Envelope
 from state.lock import RunLock
 from state.operate import outcome
-from state.operate.target import missing
 from state.operate.wanted import config_says
-from state.run_dir import RunDir
+from state.run_dir import RunDir, no_state
 from state.settle import Settled, settle
 from state.store import StateStore, utc_now
 
@@ -179,7 +178,7 @@ def _session(run: RunDir, dry: bool, now: Callable[[], str], sound: bool) -> Ses
             next=f"firehose state repair {run.called()} --dry-run",
         )
     if current is None:
-        raise missing(run)
+        raise no_state(run)
     _, copied, _ = recover.newest_sound(run, current, deep=False)
     store.reserve(max(current.serial, copied.serial if copied else 0))
     serial = store.prepare({}, step=current.step, config_sha256=current.config_sha256).serial

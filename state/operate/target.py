@@ -8,7 +8,7 @@ from curriculum.errors import Exit, FirehoseError
 from state import run_dir
 from state.cli import choose
 from state.envelope import Envelope, SealBroken, open_envelope, open_plain, open_unsealed
-from state.run_dir import RunDir
+from state.run_dir import RunDir, no_state
 from state.status import passed_over
 from state.store import StateStore
 
@@ -43,7 +43,7 @@ class Target:
                 error.next = f"firehose state check {self.run.called()}"
             raise
         if envelope is None:
-            raise missing(self.run)
+            raise no_state(self.run)
         return envelope, passed_over(self.run, envelope, findings)
 
     def writable(self) -> RunDir:
@@ -91,16 +91,6 @@ def sealed_copy(run: RunDir, serial: int) -> tuple[Envelope, str] | None:
         if found.serial == serial:
             return found, label
     return None
-
-
-def missing(run: RunDir) -> FirehoseError:
-    """The error for a run without a state file."""
-    return FirehoseError(
-        Exit.NOT_FOUND,
-        f"the run {run.name!r} has no state file",
-        path=run.state,
-        next=f"firehose run {run.config} makes it from the newest checkpoint, or at step 0",
-    )
 
 
 def resolve(where: str | None, runs_root: Path) -> Target:

@@ -15,7 +15,7 @@ from state.operate.target import Target
 from state.operate.usable import usable
 from state.operate.wanted import configured
 from state.reconcile import BOUNDS
-from state.run_dir import RunDir
+from state.run_dir import RunDir, no_state
 from state.store import utc_now
 
 SHOWN = 6  # differences of an edited file that its refusal lists
@@ -24,7 +24,7 @@ SHOWN = 6  # differences of an edited file that its refusal lists
 def pull(chosen: Target) -> tuple[bytes, Envelope]:
     """The sealed bytes of a state, checked. Raises FirehoseError: NOT_FOUND, DAMAGED, NEWER_SCHEMA."""
     if chosen.run is not None and not chosen.path.exists():
-        raise target.missing(chosen.run)
+        raise no_state(chosen.run)
     try:
         data = target.read_bytes(chosen.path)
         return data, open_envelope(data, chosen.path)

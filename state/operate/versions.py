@@ -11,8 +11,8 @@ from curriculum.files import sha256_file
 from state import journal, recover
 from state.envelope import Envelope
 from state.operate import outcome
-from state.operate.target import file_version, missing, read_file
-from state.run_dir import RunDir
+from state.operate.target import file_version, read_file
+from state.run_dir import RunDir, no_state
 from state.status import count, number, short, table
 from state.store import UNDONE, StateStore
 
@@ -31,7 +31,7 @@ def history(run: RunDir) -> dict[str, Any]:
     if store.folder.is_dir():
         paths += sorted(path for path in store.folder.glob("*.json") if path not in paths)
     if not paths and not run.state.exists():
-        raise missing(run)
+        raise no_state(run)
     if run.state.exists():
         paths.append(run.state)
     versions: list[dict[str, Any]] = []

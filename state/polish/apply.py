@@ -220,7 +220,7 @@ def _wait(run: RunDir, request: Request, timeout: float, clock: Callable[[], flo
                     Exit.TIMEOUT,
                     "the polish was withdrawn before its boundary: firehose polish cancel",
                     path=run.request,
-                    next=f"firehose polish apply {polish.folder(run)}",
+                    next=f"firehose polish status {run.root}",
                 ) from None
             if clock() >= deadline:
                 raise

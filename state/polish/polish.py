@@ -20,7 +20,7 @@ from curriculum.files import failing_writes, sha256_file, write_atomic
 from state import journal
 from state.envelope import Envelope, canonical, new_lineage
 from state.process import Process
-from state.run_dir import RunDir, read_object, record_id
+from state.run_dir import RunDir, no_state, read_object, record_id
 from state.store import StateStore
 
 FORMAT, VERSION = "firehose-plan", 1
@@ -199,12 +199,7 @@ def current_state(run: RunDir) -> Envelope:
     """The run's newest state. Raises FirehoseError."""
     envelope, _ = StateStore(run.state).read()
     if envelope is None:
-        raise FirehoseError(
-            Exit.NOT_FOUND,
-            f"the run {run.name!r} has no state file",
-            path=run.state,
-            next=f"firehose run {run.config} makes it again from the newest checkpoint",
-        )
+        raise no_state(run)
     return envelope
 
 
