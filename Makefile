@@ -17,7 +17,7 @@ help:
 	@echo "make bench    overhead and memory figures; DATA=folder of NAME/train.jsonl adds a run on real text"
 	@echo "make bench-reward DATA=folder  what each reward ranks and buys on real text: half an hour"
 	@echo "make bench-bandit  the bandit beside its peers from PyPI: speed, then regret (hours; goes on where it stopped)"
-	@echo "make faults   every fault at every file system call, and power cuts: half an hour, best as root"
+	@echo "make faults   every fault at every file system call, and power cuts: over an hour, best as root"
 	@echo "make clean    remove the virtual environment and caches"
 
 $(VENV)/.installed: pyproject.toml constraints.txt

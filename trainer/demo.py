@@ -153,8 +153,8 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"  firehose status demo {runs}",
         f"  firehose samples demo {runs}",
         f'  firehose sample demo "What is rain?" {runs}',
-        f"  edit caps and floors in {found['config']}, then",
-        f"  firehose run {found['config']} --name other {runs}",
+        f"  firehose state list demo {runs}",
+        f"  firehose state check demo {runs}",
     ]
     return out
 
