@@ -10,9 +10,9 @@ import msgspec
 
 from curriculum.config import ConfigFile, Source
 from curriculum.config_toml import did_you_mean, read_text
+from curriculum.eligibility import BOUNDS as BOUNDS
 from curriculum.errors import Exit, FirehoseError
 
-BOUNDS = ("cap", "floor", "min_share", "max_share")
 EXCLUDE = "exclude"  # the one key of an arm that stands in [curriculum]
 OFF = "off"  # as a value: take the key out, so that its default holds
 CADENCE = ("train.sample_every", "train.checkpoint_every", "train.heldout_every")

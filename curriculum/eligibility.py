@@ -7,6 +7,9 @@ if TYPE_CHECKING:
     from curriculum.config import Config
 
 
+BOUNDS = ("cap", "floor", "min_share", "max_share")  # the keys of a source that bound its arm
+
+
 @dataclass(frozen=True, slots=True)
 class Phase:
     """A stretch of steps with one set of eligible sources, in the config's order; it starts at `first_step`."""

@@ -18,7 +18,7 @@ import msgspec
 
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes, second_name, sha256_file, sync_folder, write_atomic
-from state.process import start_time
+from state.process import left_behind
 from state.run_dir import RunDir
 from state.store import UNDONE
 
@@ -209,7 +209,7 @@ def leftovers(run: RunDir) -> list[Path]:
     found = []
     for path in sorted(run.root.glob(".journal-*")):
         match = STAGED.fullmatch(path.name)
-        if match and (int(match[1]) == os.getpid() or start_time(int(match[1])) is None):
+        if match and left_behind(int(match[1])):
             found.append(path)
     return found
 

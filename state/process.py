@@ -55,6 +55,11 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def left_behind(pid: int) -> bool:
+    """Whether what a writer of this pid left unfinished may go: it is no more, or it is this process, which is past it."""
+    return pid == os.getpid() or start_time(pid) is None
+
+
 def catches(pid: int, signal_number: int) -> bool:
     """Whether a process has a handler for a signal (`SigCgt`): without one, SIGUSR1 would kill it."""
     try:

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from curriculum.config import Config
+from curriculum.eligibility import BOUNDS as BOUNDS
 from curriculum.errors import FirehoseError
 from curriculum.tokens import manifest
-
-BOUNDS = ("cap", "floor", "min_share", "max_share")
 
 Described = Mapping[str, Mapping[str, Any]]
 

@@ -6,7 +6,6 @@ Written by `curriculum.files.write_atomic`; readers need no lock.
 import contextlib
 import errno
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from curriculum.files import TEMPORARY, failing_writes, write_atomic
 from state import envelope as envelopes
 from state.envelope import Envelope, Parent
 from state.findings import Finding, FindingError, finding
-from state.process import start_time
+from state.process import left_behind
 
 KEPT = 10
 VERSIONS = ".state.json.d"  # how the name of a folder of versions ends
@@ -32,19 +31,22 @@ def utc_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def sweep_temporaries(*folders: Path) -> list[Finding]:
-    """Remove what writers that died left in these folders; only names of our own pattern, only of processes gone.
-
-    Called at launch, under the run's lock, before anything is written. Folders of versions inside these are looked into.
-    """
-    found = []
+def temporaries(*folders: Path) -> list[Path]:
+    """What writers that died left in these folders, and in folders of versions inside them; only names of our pattern."""
     inner = [path for folder in folders for path in folder.glob(f"*{VERSIONS}") if path.is_dir()]
-    for path in sorted(path for folder in (*folders, *inner) for path in folder.iterdir()):
-        match = TEMPORARY.fullmatch(path.name)
-        if match and (int(match[1]) == os.getpid() or start_time(int(match[1])) is None):
-            with failing_writes(path):
-                path.unlink(missing_ok=True)
-            found.append(finding("F0015", f"removed {path.name}, left by a writer that died"))
+    found = sorted(path for folder in (*folders, *inner) for path in folder.iterdir())
+    return [
+        path for path in found if (match := TEMPORARY.fullmatch(path.name)) and left_behind(int(match[1]))
+    ]
+
+
+def sweep_temporaries(*folders: Path) -> list[Finding]:
+    """Remove the `temporaries` of these folders. Called at launch, under the run's lock, before anything is written."""
+    found = []
+    for path in temporaries(*folders):
+        with failing_writes(path):
+            path.unlink(missing_ok=True)
+        found.append(finding("F0015", f"removed {path.name}, left by a writer that died"))
     return found
 
 

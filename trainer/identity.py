@@ -1,6 +1,5 @@
 """What a run is and stays: its config, its tokenizer, whose weights it began with, kept beside it and compared."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from curriculum.text import template
 from curriculum.text import tokenizer as tokenizers
 from curriculum.text.tokenizer import Tokenizer
 from curriculum.tokens.corpus import Corpus
-from state import journal
+from state import effective, journal
 from state.checkpoints import Checkpoint
 from state.run_dir import RunDir, read_object
 from state.store import StateStore
@@ -103,12 +102,6 @@ def store(config: Config, corpus: Corpus, run: RunDir, origin: Checkpoint | None
         write_atomic(run.config, config.path.read_bytes())
         for name in (tokenizers.NAME, template.NAME):
             write_atomic(folder / name, (corpus.folder / name).read_bytes())
-        body = {
-            "sha256": configs.digest(config),
-            "config_file": str(config.path),
-            "config_file_from_here": os.path.relpath(config.path, run.root.resolve()),
-            "config": configs.effective(config),
-            "origin": None if origin is None else weights.identity(origin),
-        }
-        write_atomic(run.effective, msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n")
+        began = None if origin is None else weights.identity(origin)
+        write_atomic(run.effective, effective.first(config, config.path, run.root, began))
     return tokenizers.load(folder / tokenizers.NAME)

@@ -147,7 +147,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
         *aside,
         *([{"event": "clear-halt", "step": at.step, "halt": cleared}] if cleared else []),
     ]
-    exists = store.read()[0] is not None
+    exists = found.state is not None
     store.reserve(settled.serial)
     if exists and not cleared and not result.changed and not aside:
         if settled.source != "state":  # the file speaks of another step than the one gone on from

@@ -15,7 +15,7 @@ from bandit.scheduler import Scheduler
 from curriculum import config as configs
 from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
-from state import envelope, journal, survey
+from state import effective, envelope, journal, survey
 from state.polish import live, polish
 from state.reconcile import Reconciled
 from state.requests import Request
@@ -80,7 +80,7 @@ def apply(parts: Parts, change: Change) -> None:
     tx = journal.Transaction(run, "live", f"new bounds at step {step}: {words(change)}", now=utc_now())
     tx.keep(run.state, store.folder / f"{committed.serial}.json")
     tx.put(run.config, str(change.request.config).encode())
-    tx.put(run.effective, live.effective_body(msgspec.json.decode(run.effective.read_bytes()), change.config))
+    tx.put(run.effective, effective.changed(msgspec.json.decode(run.effective.read_bytes()), change.config))
     tx.put(run.state, sealed)
     tx.record({"event": "live", "step": step, "plan": change.request.plan, "changes": change.changes})
     for event in change.result.events:

@@ -20,13 +20,13 @@ from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import NO_LINKS, failing_writes, sync_folder, write_atomic
 from curriculum.sources import open_corpus
-from state import checkpoints, recover
+from state import checkpoints, effective, recover
 from state.checkpoints import Checkpoint
 from state.envelope import Envelope, Parent, make, new_lineage, seal
 from state.findings import FindingError, finding
 from state.journal import Transaction
 from state.polish import pivot, polish
-from state.process import start_time
+from state.process import left_behind
 from state.rows import EMPTY, TAIL, Mark
 from state.run_dir import RunDir
 from state.store import utc_now
@@ -149,7 +149,7 @@ def sweep(runs: Path) -> None:
     """Remove what forks that died left in a folder of runs."""
     for path in runs.glob(f"{STAGED}*"):
         pid = path.name.removeprefix(STAGED).partition("-")[0]
-        if pid.isdecimal() and (int(pid) == os.getpid() or start_time(int(pid)) is None):
+        if pid.isdecimal() and left_behind(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -189,14 +189,8 @@ def _copy_rows(fork: Fork, staged: RunDir) -> None:
 
 def _write_identity(fork: Fork, staged: RunDir) -> None:
     write_atomic(staged.config, fork.text.encode())
-    body = {
-        "sha256": configs.digest(fork.config),
-        "config_file": str(fork.original),
-        "config_file_from_here": os.path.relpath(fork.original, fork.run.root.resolve()),
-        "config": configs.effective(fork.config),
-        "origin": None,
-    }
-    write_atomic(staged.effective, msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n")
+    body = effective.first(fork.config, fork.original, fork.run.root, None)
+    write_atomic(staged.effective, body)
     folder = fork.parent.root / "tokenizer"
     (staged.root / "tokenizer").mkdir()
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():

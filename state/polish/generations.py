@@ -105,12 +105,13 @@ def rollback(
         return outlook.prepare(run, back.config, run.config, config_file, live=False, now=now)
     new = polish.check(back.config, back.where / "config.toml", config_file)
     pivot.target_checkpoint(run, back)
-    plain = configs.effective(read_config(run))
+    old = read_config(run)
+    plain = configs.effective(old)
     changes = config_edit.changes(plain, configs.effective(new))
     at = outlook.stand(run, now)
-    stop, eta = outlook.stop_at(run, read_config(run), at, now)
+    stop, eta = outlook.stop_at(run, old, at, now)
     condition = run.condition(now)
-    disables = polish.disabled(plain, new)
+    disables = polish.disabled(old, new)
     plan = polish.make(
         run,
         at.state,

@@ -42,12 +42,6 @@ def with_bounds(config: Config, found: dict[str, dict[str, dict[str, Any]]], sid
     return msgspec.structs.replace(config, sources=sources)
 
 
-def effective_body(old: dict[str, Any], config: Config) -> bytes:
-    """A run's `effective.json` with another config in it. old: what is in the file now."""
-    body = {**old, "sha256": configs.digest(config), "config": configs.effective(config)}
-    return msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
-
-
 def _refused(why: str, config: Config, arm: str | None = None) -> FirehoseError:
     return FirehoseError(
         Exit.REFUSED,

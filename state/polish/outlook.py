@@ -176,7 +176,7 @@ def prepare(
     plain = configs.effective(old)
     changes = config_edit.changes(plain, configs.effective(new))
     polish.refuse_forbidden(run, changes)
-    disables = polish.disabled(plain, new)
+    disables = polish.disabled(old, new)
     if live:
         polish.refuse_more_than_bounds(run, changes, disables)
     stop, eta = stop_at(run, old, at, now)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bandit.arms import ArmSpec
 from bandit.index import rebase_period
 from bandit.reward import REWARDS
@@ -18,13 +16,12 @@ from bandit.scheduler import Scheduler
 from curriculum import config as configs
 from curriculum.arms import scheduler_config
 from curriculum.config import Config
-from curriculum.eligibility import phases
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import sha256_file
 from curriculum.gate.rule import Gate
-from curriculum.sources import open_corpus, open_phase, specs
+from curriculum.sources import open_corpus, rest, specs
 from curriculum.tokens.corpus import Corpus
-from state import checkpoints, envelope, journal
+from state import checkpoints, effective, envelope, journal
 from state.envelope import Envelope, Parent, open_envelope
 from state.findings import Finding
 from state.journal import Transaction
@@ -79,13 +76,11 @@ def fresh(config: Config, corpus: Corpus, payload: dict[str, Any], step: int, we
     arms = specs(config, corpus, result.ids)
     scheduler = begin(config, arms, old["bandit"], step)
     reward = REWARDS[config.curriculum.reward](list(names), names)
-    now = [phase for phase in phases(config) if phase.first_step <= step + 1][-1]
-    relaxed = open_phase(config, scheduler, now, result.ids)
+    relaxed = rest(config, scheduler, result.ids, step)
     gate = config.gate
     loop = {**LOOP, **copy.deepcopy(old.get("loop", {})), "skipped_in_a_row": 0, "forgiven": step}
     for trained in loop["uncredited"].values():  # their losses count in the average, and reward nobody
         trained |= {"signals": [None] * len(trained["losses"]), "goal": None}
-    kept = [found for found in (weights,) if found is not None]
     files = {**old.get("files", {}), "samples": EMPTY.as_dict()}
     body = {
         "bandit": scheduler.saved(),
@@ -98,7 +93,7 @@ def fresh(config: Config, corpus: Corpus, payload: dict[str, Any], step: int, we
         "edits": [],
         "files": {name: files.get(name, EMPTY.as_dict()) for name in ("loss", "pulls", "samples", "heldout")},
         "checkpoint": weights,
-        "protected": sorted({*old.get("protected", []), *kept}),
+        "protected": sorted({*old.get("protected", []), *([] if weights is None else [weights])}),
         **({"platform": old["platform"]} if "platform" in old else {}),
     }
     return Fresh(body, step, result.ids, arms, scheduler, result, relaxed)
@@ -130,22 +125,6 @@ def begin(config: Config, arms: list[ArmSpec], old: dict[str, Any], step: int) -
         "counted_ticket": next_ticket - 1,
     }
     return Scheduler.restore(settings, arms, snapshot)
-
-
-def effective_file(run: RunDir, config: Config, config_file: Path) -> bytes:
-    """The bytes of `effective.json` for a new config, what else it says being as it was."""
-    import os
-
-    body = read_object(run.effective) or {"origin": None}
-    origin = body.pop("origin", None)
-    body |= {
-        "sha256": configs.digest(config),
-        "config_file": str(config_file),
-        "config_file_from_here": os.path.relpath(config_file, run.root.resolve()),
-        "config": configs.effective(config),
-        "origin": origin,
-    }
-    return msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
 
 
 def refuse_finished(run: RunDir, config: Config, step: int) -> None:
@@ -191,7 +170,8 @@ def transaction(run: RunDir, plan: Plan, found: Look, store: StateStore, *, now:
     old = settled.lineage or ancestor.lineage
     tx = Transaction(run, KIND, f"polish at step {settled.step}: {summary(plan)}", now=now)
     tx.put(run.config, plan.config.encode())
-    tx.put(run.effective, effective_file(run, config, Path(plan.config_file)))
+    origin = (read_object(run.effective) or {}).get("origin")
+    tx.put(run.effective, effective.first(config, Path(plan.config_file), run.root, origin))
     tx.put(run.samples, HEAD + TAIL)
     _put_state(tx, plan, found, store, new.payload, parent, configs.digest(config), now)
     for event in new.result.events:

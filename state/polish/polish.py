@@ -210,15 +210,12 @@ def effective(run: RunDir) -> dict[str, Any]:
     return configs.effective(read_config(run))
 
 
-def disabled(old: dict[str, Any], new: Config) -> list[str]:
+def disabled(old: Config, new: Config) -> list[str]:
     """The sources that could be picked at some step, and can no longer."""
-    excluded = old["curriculum"]["exclude_sources"]
     return [
         name
-        for name, source in old["sources"].items()
-        if source["cap"] > 0
-        and source["max_share"] > 0
-        and name not in excluded
+        for name in old.sources
+        if never_picked(old, name) is None
         and (name not in new.sources or never_picked(new, name) is not None)
     ]
 

@@ -15,18 +15,16 @@ import msgspec
 
 from curriculum import config as configs
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import TEMPORARY
 from state import checkpoints, journal
 from state.envelope import SealBroken, open_envelope, open_unsealed
 from state.findings import Finding, FindingError, finding
-from state.process import start_time
 from state.repair import base, salvage
 from state.repair.examined import Examined, archived, edited_bounds, sealed_before, with_state
 from state.repair.row_check import look_at_rows
 from state.repair.validate import problems
 from state.run_dir import RunDir
 from state.settle import settle
-from state.store import VERSIONS, StateStore
+from state.store import StateStore, temporaries
 
 DAMAGE = {"F0001", "F0002", "F0008", "F0009", "F0011", "F0013", "F0016"}
 SHOWN = 6  # differences that a message lists
@@ -130,12 +128,7 @@ def _leftovers(seen: Examined) -> None:
         except FirehoseError as error:
             seen.note(finding("F0015", error.message), severity="error", fix=error.next, beyond=True)
     folders = [folder for folder in (run.root, run.archive) if folder.is_dir()]
-    folders += [path for folder in list(folders) for path in folder.glob(f"*{VERSIONS}") if path.is_dir()]
-    for path in sorted(path for folder in folders for path in folder.iterdir()):
-        match = TEMPORARY.fullmatch(path.name)
-        if match and start_time(int(match[1])) is None:
-            seen.leftovers.append(path)
-    seen.leftovers += journal.leftovers(run)
+    seen.leftovers += [*temporaries(*folders), *journal.leftovers(run)]
     if not seen.alive and run.checkpoints.is_dir():
         seen.leftovers += sorted(run.checkpoints.glob("step_*.tmp-*"))
     for path in seen.leftovers:

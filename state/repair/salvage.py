@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from state.repair.validate import BOUNDS, COUNTS, LEARNED, NULLABLE, PARTS, faults
+from curriculum.eligibility import BOUNDS
+from state.repair.validate import COUNTS, LEARNED, NULLABLE, PARTS, faults
 
 ITEM = re.compile(r'"((?:[^"\\]|\\.)*)": (.*)')
 INDENT = 2

@@ -10,10 +10,10 @@ from typing import Any
 
 from bandit.errors import BanditError
 from curriculum.config import Config
+from curriculum.eligibility import BOUNDS
 from curriculum.errors import FirehoseError
 from state.findings import Finding, finding
 
-BOUNDS = ("cap", "floor", "min_share", "max_share")
 LEARNED = (
     *("weight_sum", "reward_sum", "difference_sum", "difference_weight", "penalty_trace"),
     *("last_reward", "mean", "recent_mean", "score"),

@@ -13,7 +13,7 @@ import pytest
 
 from curriculum import config as configs
 from curriculum.errors import Exit, FirehoseError
-from state import explain, journal, requests, story
+from state import effective, explain, journal, requests, story
 from state.polish import live, polish
 from state.process import read_process
 from state.requests import Request
@@ -110,7 +110,7 @@ def edited_by_hand(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     go(config, until=20)
     run.config.write_text(edited(run, *NEW))
     body = json.loads(run.effective.read_text())
-    run.effective.write_bytes(live.effective_body(body, configs.load(run.config)))
+    run.effective.write_bytes(effective.changed(body, configs.load(run.config)))
     go(run.config, until=33)
     return config
 
