@@ -64,7 +64,8 @@ class Alignment:
             found = torch.autograd.grad(loss, self.parameter)[0]
             gradient += found / (torch.linalg.vector_norm(found) * len(batches))
         goal = MEMORY * self.goal + (1.0 - MEMORY) * gradient
-        self.goal = torch.where(torch.isfinite(goal).all(), goal, self.goal)
+        # In place: a recorded step reads the goal where it lay when it was recorded.
+        self.goal.copy_(torch.where(torch.isfinite(goal).all(), goal, self.goal))
 
     def cosine(self) -> Tensor:
         """After a pull's backward pass: its cosine with the goal, a scalar on the device; NaN while no goal is known.

@@ -1,5 +1,10 @@
-"""One training step, from windows to updated weights, without the host reading anything back."""
+"""One training step, from windows to updated weights, without the host reading anything back.
 
+What the device reads in a step lies where it always lies: the windows and the row of results in buffers of their own,
+the learning rate in a tensor where the optimizer has one. So the same kernels can be replayed (`trainer.graph`).
+"""
+
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
@@ -10,9 +15,16 @@ from trainer.goal import GoalLoss
 from trainer.model import Decoder
 from trainer.ring import Ring
 
+Loss = Callable[[Tensor], Tensor]
+Update = Callable[[Tensor], None]
+
 
 class TrainStep:
-    """Gradient accumulation over pulls, global-norm clipping and skip-on-non-finite, all on the device."""
+    """Gradient accumulation over pulls, global-norm clipping and skip-on-non-finite, all on the device.
+
+    forward: what gives the loss of windows [micro_batch, block_size + 1]: the model's own `loss`, or the same compiled or
+    wrapped. runner: what carries out `update` on the pulls of a step: `update` itself, or a replay of it.
+    """
 
     def __init__(
         self,
@@ -29,32 +41,49 @@ class TrainStep:
         self.grad_clip, self.autocast = grad_clip, autocast
         self.align, self.goal_loss = align, goal_loss
         self.parameters = list(model.parameters())
+        self.row = torch.zeros_like(ring.rows[0])
+        self.forward: Loss = model.loss
+        self.runner: Update = self.update
 
     def run(self, step: int, pulls: Tensor, lr: float) -> None:
         """Train on pulls [grad_accum, micro_batch, block_size + 1]; losses, norm and skip flag go to the ring.
 
-        So does what the reward needs: a cosine a pull, or the goal's loss where this step measures it. A non-finite gradient leaves weights, moments and step counts untouched. The clip coefficient is handed to
-        the fused optimizer as a gradient scale, so that no pass over the gradients is spent on it.
+        So does what the reward needs: a cosine a pull, or the goal's loss where this step measures it. What only some
+        steps do comes first, outside of `update`.
         """
-        row = self.ring.row(step)
+        slot = self.ring.row(step)
+        self.row.copy_(slot)
         if self.align is not None:
             self.align.begin(step)
         if self.goal_loss is not None:
-            self.goal_loss.measure(step, into=row[-3])
+            self.goal_loss.measure(step, into=self.row[2 * len(pulls)])
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        self.runner(pulls)
+        slot.copy_(self.row)
+        self.ring.publish(step)
+
+    def update(self, pulls: Tensor) -> None:
+        """The part that is alike in every step. It may be recorded, so nothing in it may depend on the step's number.
+
+        A non-finite gradient leaves weights, moments and step counts untouched. The clip coefficient is handed to the
+        fused optimizer as a gradient scale, so that no pass over the gradients is spent on it.
+        """
+        row, count = self.row, len(pulls)
         for micro, windows in enumerate(pulls):
             with self.autocast:
-                loss = self.model.loss(windows)
-            (loss / len(pulls)).backward()  # type: ignore[no-untyped-call]
+                loss = self.forward(windows)
+            (loss / count).backward()  # type: ignore[no-untyped-call]
             row[micro] = loss.detach()
             if self.align is not None:
-                row[len(pulls) + micro] = self.align.cosine()
+                row[count + micro] = self.align.cosine()
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         bad = ~torch.isfinite(norm)
-        row[-2], row[-1] = norm, bad
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        row[2 * count + 1], row[2 * count + 2] = norm, bad
         self.optimizer.grad_scale = (norm / self.grad_clip).clamp(min=1.0)  # type: ignore[attr-defined]
         self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.ring.publish(step)
