@@ -104,8 +104,9 @@ def read_all(folder: Path) -> None:
     """What a launch and one epoch read: the check against the manifest, then every window in served order."""
     corpus = Corpus.open(folder / "tokens", BLOCK_SIZE, seed=1)
     corpus.check("synthetic")
+    out = np.empty((WINDOWS, BLOCK_SIZE + 1), dtype=corpus.dtype)
     for first in range(0, corpus.info("synthetic").windows, WINDOWS):
-        corpus.batch("synthetic", arm_id=1, first_window=first, count=WINDOWS)
+        corpus.fill(out, "synthetic", arm_id=1, first_window=first)
     corpus.heldout("synthetic", 64)
 
 

@@ -116,7 +116,8 @@ class Bench:
 
     def batch(self, name: str) -> torch.Tensor:
         count = self.config.train.micro_batch
-        windows = self.corpus.batch(name, self.names.index(name) + 1, self.cursor[name], count)
+        windows = np.empty((count, self.config.model.block_size + 1), dtype=np.int64)
+        self.corpus.fill(windows, name, self.names.index(name) + 1, self.cursor[name])
         self.cursor[name] += count
         return torch.from_numpy(windows)
 

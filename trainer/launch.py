@@ -185,7 +185,7 @@ def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: 
             goal_loss=goal_loss,
         ),
         ring=ring,
-        feed=Feed(lambda t: corpus.batch(names[t.arm], t.arm, t.window, train.micro_batch), device),
+        feed=Feed(corpus, names, train, device, rank=0, size=1),
         generate=lambda prompt, step: sampling.generate(
             model,
             tokenizer,

@@ -5,7 +5,6 @@ uint64[documents + 1] of token positions, of which the last is the number of tok
 """
 
 import contextlib
-import mmap
 import os
 import struct
 import zlib
@@ -20,6 +19,8 @@ from numpy.typing import NDArray
 
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes, sync_folder
+from curriculum.tokens.mapped import map_file
+from curriculum.tokens.windows import windows_in
 
 MAGIC = b"BTOK"
 VERSION = 1
@@ -133,11 +134,13 @@ class BtokWriter:
 class Btok:
     """A .btok open for reading: a read-only memory map, of which only the touched pages are read.
 
+    No descriptor is held, and the file stays the one that was opened, whatever is written under its name later.
+
     tokens: uint16 or uint32 [count]. starts: uint64 [documents + 1], document d is tokens[starts[d]:starts[d + 1]].
     """
 
     def __init__(
-        self, path: Path, data: mmap.mmap, *, source: str | None, expected_sha256: str | None
+        self, path: Path, data: memoryview, *, source: str | None, expected_sha256: str | None
     ) -> None:
         self.path = path
         self.source = source
@@ -164,7 +167,7 @@ class Btok:
                 size = os.fstat(file.fileno()).st_size
                 if size < HEADER.size:
                     raise _damaged(path, source, f"it has {size} bytes, fewer than a header's {HEADER.size}")
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                data = map_file(file.fileno(), size)
         except FileNotFoundError:
             raise FirehoseError(
                 Exit.NOT_FOUND,
@@ -185,8 +188,18 @@ class Btok:
                     f"its document table does not rise after document {first + int(falls[0])}"
                 )
 
-    def _header(self, data: mmap.mmap, expected_sha256: str | None) -> tuple[int, int, int, bytes, int, int]:
-        raw = data[: HEADER.size]
+    def windows(self, block_size: int) -> NDArray[np.void]:
+        """Its windows of `block_size` + 1 tokens, each beginning with the last one's last: a view (windows,) of items.
+
+        An item is a window's bytes, so that picking some of them copies each in one piece, with no cost a token.
+        """
+        token = self.tokens.itemsize
+        item = np.dtype((np.void, (block_size + 1) * token))
+        count = windows_in(self.count, block_size)
+        return np.ndarray((count,), item, self.tokens.data, strides=(block_size * token,))
+
+    def _header(self, data: memoryview, expected_sha256: str | None) -> tuple[int, int, int, bytes, int, int]:
+        raw = bytes(data[: HEADER.size])
         magic, version, width, vocab_size, _, tokens, documents, prefix, offset, _, crc = HEADER.unpack(raw)
         if magic != MAGIC:
             raise self._damaged(f"it starts with {magic!r}, not {MAGIC!r}: not a .btok file")

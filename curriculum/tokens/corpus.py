@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import sha256_file
 from curriculum.tokens import manifest as manifests
-from curriculum.tokens.btok import Btok
+from curriculum.tokens.btok import Btok, token_width
 from curriculum.tokens.manifest import Manifest
-from curriculum.tokens.windows import window_index, windows_in
+from curriculum.tokens.windows import WindowsAhead, windows_in
 
 REBUILD = "firehose data build CONFIG"
 
@@ -35,7 +36,7 @@ class Corpus:
     """The token files of a data folder, opened by need and read through memory maps.
 
     sources: name -> SourceInfo of every source whose training file exists. missing: name -> why another cannot be
-    used. tokenizer: path of tokenizer.json. A file, once checked or read from, stays the one that is read, even when
+    used. tokenizer: path of tokenizer.json. dtype: of a token in the files, uint16 or uint32. A file, once checked or read from, stays the one that is read, even when
     a build replaces it.
     """
 
@@ -49,7 +50,10 @@ class Corpus:
         self.vocab_size = manifest.tokenizer.vocab_size
         self.sources: dict[str, SourceInfo] = {}
         self.missing: dict[str, str] = {}
+        self.dtype = np.dtype(f"<u{token_width(self.vocab_size)}")
         self._open: dict[tuple[str, bool], Btok] = {}
+        self._windows: dict[str, NDArray[np.void]] = {}
+        self._ahead = WindowsAhead(seed)
         for name, entry in manifest.sources.items():
             path = folder / entry.train.file
             if not path.is_file():
@@ -130,22 +134,20 @@ class Corpus:
         if info.windows == 0:
             raise too_few_tokens(name, info.path, info.tokens, self.block_size)
 
-    def batch(self, name: str, arm_id: int, first_window: int, count: int) -> NDArray[np.int64]:
-        """The windows an arm serves at cursors first_window .. first_window + count - 1, which may cross epochs.
+    def fill(self, out: NDArray[Any], name: str, arm_id: int, first_window: int) -> None:
+        """Write the windows an arm serves at cursors first_window, first_window + 1, ... to the rows of `out`.
 
-        Returns int64 [count, block_size + 1]: inputs are all but the last column, targets all but the first.
+        out: an array of whole numbers [rows, block_size + 1] that holds every id, as of `dtype`. The cursors may cross
+        epochs. A row's inputs are all but its last token, its targets all but the first.
         """
-        info = self.info(name)
-        if info.windows == 0:
-            raise too_few_tokens(name, info.path, info.tokens, self.block_size)
-        tokens = self._btok(name).tokens
-        size = self.block_size + 1
-        out = np.empty((count, size), dtype=np.int64)
-        for row in range(count):
-            window = window_index(first_window + row, info.windows, self.seed, arm_id)
-            start = window * self.block_size
-            out[row] = tokens[start : start + size]
-        return out
+        if name not in self._windows:
+            info = self.info(name)
+            if info.windows == 0:
+                raise too_few_tokens(name, info.path, info.tokens, self.block_size)
+            self._windows[name] = self._btok(name).windows(self.block_size)
+        windows = self._windows[name]
+        index = self._ahead.take(arm_id, len(windows), first_window, len(out))
+        out[:] = windows[index].view(self.dtype).reshape(out.shape)
 
     def heldout(self, name: str, count: int) -> NDArray[np.int64]:
         """Up to `count` windows of what is reported of a source's held-out file, evenly spaced, the same at every call.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bandit.hashing import Purpose, mix64
 from curriculum.tokens import windows
-from curriculum.tokens.windows import window_index, windows_in
+from curriculum.tokens.windows import WindowsAhead, window_index, windows_in
 
 
 def epoch_order(count: int, epoch: int = 0, seed: int = 1, arm: int = 7) -> list[int]:
@@ -96,3 +96,29 @@ def test_windows_in_counts_the_blocks_with_a_target_for_every_input(tokens: int,
 def test_a_block_has_a_token() -> None:
     with pytest.raises(ValueError, match="block_size"):
         windows_in(10, 0)
+
+
+@given(
+    st.integers(1, 300),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 900), st.integers(1, 40)), max_size=30),
+)
+def test_what_is_worked_out_ahead_is_the_same_wherever_the_cursors_go(
+    count: int, asked: list[tuple[int, int, int]]
+) -> None:
+    ahead = WindowsAhead(seed=3)
+    for arm, first, pull in asked:
+        expected = window_index(np.arange(first, first + pull), count + arm, 3, arm)
+        assert ahead.take(arm, count + arm, first, pull).tolist() == expected.tolist()
+
+
+def test_what_is_worked_out_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "_MOST_HELD", 500)
+    ahead = WindowsAhead(seed=3)
+    most = 0
+    for turn in range(40):
+        for arm in range(20):
+            ahead.take(arm, 10**6, 8 * turn, 8)
+            held = sum(len(found) for _, found in ahead._ahead.values())
+            most = max(most, held)
+            assert held == ahead._held
+    assert 500 < most <= 500 + 32 * 20
