@@ -40,6 +40,7 @@ NOT_TRAINING = frozenset(
         "data.tokenizer_sample_mb",
         "train.keep_checkpoints",
         "train.keep_every",
+        "train.parallel",
         "sources.*.path",
         "sources.*.expect_documents",
     }
@@ -109,7 +110,9 @@ class Train(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
     """Steps, batches, optimizer, cadence of what happens between steps."""
 
     steps: Annotated[int, _doc("Optimizer steps of the run; they count from 1.", ge=1)] = 200_000
-    micro_batch: Annotated[int, _doc("Windows of one pull: all from one source.", ge=1)] = 8
+    micro_batch: Annotated[
+        int, _doc("Windows of one pull, over all processes: all from one source.", ge=1)
+    ] = 8
     grad_accum: Annotated[int, _doc("Pulls of one step; they may be from different sources.", ge=1)] = 4
     lr: Annotated[float, _doc("Peak learning rate.", gt=0)] = 6e-4
     min_lr: Annotated[float, _doc("Learning rate at the end of the schedule.", ge=0)] = 6e-5
@@ -158,6 +161,13 @@ class Train(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
     ] = "auto"
     device: Annotated[
         str, _doc("`auto`, `cpu`, `cuda` or `cuda:N`.", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
+    ] = "auto"
+    parallel: Annotated[
+        Literal["auto", "ddp", "fsdp"],
+        _doc(
+            "What each process of several keeps: a copy of the model (`ddp`) or a part of it (`fsdp`); `auto`: a part "
+            "where weights, gradients and moments would fill more than 60 % of a GPU's memory."
+        ),
     ] = "auto"
 
 

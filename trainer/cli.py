@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import sys
 from importlib import metadata
@@ -18,6 +19,7 @@ from state.cli import app as run_commands
 
 if TYPE_CHECKING:
     from state.polish.fork import Fork
+    from trainer.world import World
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,50 +75,73 @@ def run_command(
         raise FirehoseError(Exit.USAGE, f"--resume {resume} is none of auto, must, never")
     from trainer import runner
 
-    forked = None if source is None else _fork(source, config, name, runs_dir, resume)
-    if forked is not None and not dry_run:
-        from state.polish import fork
+    with _world() as world:
+        if world is not None and not world.first:
+            try:
+                return runner.follow(world, flags)
+            finally:
+                flags.retire()
+        if world is not None and detach:
+            raise FirehoseError(
+                Exit.USAGE,
+                "torchrun itself runs in the foreground: --detach is for one process",
+                next="nohup torchrun --nproc-per-node N -m trainer run CONFIG &",
+            )
+        forked = None if source is None else _fork(source, config, name, runs_dir, resume)
+        if forked is not None and not dry_run:
+            from state.polish import fork
 
-        config, name, resume = fork.build(forked).config, None, "must"
-        say(f"made {forked.run.root}: {forked.parent.name} at step {forked.new.step} with a fresh bandit")
-    if forked is not None and dry_run:
-        plan = runner.plan_of(forked.config, forked.run, runs_dir)
-    elif config is not None:
-        plan = runner.plan(config, name=name, runs_dir=runs_dir, resume=resume)  # type: ignore[arg-type]
-    else:
-        raise FirehoseError(
-            Exit.USAGE,
-            "say what to run: a CONFIG, or --from CHECKPOINT --name OTHER",
-            next="firehose run --help",
-        )
-    if dry_run:
-        summary = runner.describe(plan)
-        if forked is not None:
-            summary |= forked.summary()
-        if json:
-            emit_json("run/1", {"dry_run": True, **summary})
+            config, name, resume = fork.build(forked).config, None, "must"
+            say(f"made {forked.run.root}: {forked.parent.name} at step {forked.new.step} with a fresh bandit")
+        if forked is not None and dry_run:
+            plan = runner.plan_of(forked.config, forked.run, runs_dir)
+        elif config is not None:
+            plan = runner.plan(config, name=name, runs_dir=runs_dir, resume=resume)  # type: ignore[arg-type]
         else:
-            print("\n".join(runner.table(plan, summary)))
-        return Exit.OK
-    if detach:
-        runner.preflight(plan)
-        again = [argument for argument in sys.argv[1:] if argument != "--detach"]
-        if forked is not None:
-            again = [
-                "run",
-                str(config),
-                *(["--until", str(until)] if until else []),
-                *(["--json"] if json else []),
-            ]
-        return _detach(plan.run.root, again, json)
-    try:
-        outcome = runner.train(plan, flags=flags, until=until, clear_halt=clear_halt)
-    finally:
-        flags.retire()
-    if json:
-        with contextlib.suppress(BrokenPipeError):  # the exit code says how the run ended, whoever listens
-            emit_json("run/1", outcome)
-    return int(outcome["exit"])
+            raise FirehoseError(
+                Exit.USAGE,
+                "say what to run: a CONFIG, or --from CHECKPOINT --name OTHER",
+                next="firehose run --help",
+            )
+        if dry_run:
+            summary = runner.describe(plan)
+            if forked is not None:
+                summary |= forked.summary()
+            if json:
+                emit_json("run/1", {"dry_run": True, **summary})
+            else:
+                print("\n".join(runner.table(plan, summary)))
+            return Exit.OK
+        if detach:
+            runner.preflight(plan)
+            again = [argument for argument in sys.argv[1:] if argument != "--detach"]
+            if forked is not None:
+                again = [
+                    "run",
+                    str(config),
+                    *(["--until", str(until)] if until else []),
+                    *(["--json"] if json else []),
+                ]
+            return _detach(plan.run.root, again, json)
+        try:
+            outcome = runner.train(plan, flags=flags, until=until, clear_halt=clear_halt, world=world)
+        finally:
+            flags.retire()
+        if json:
+            with contextlib.suppress(
+                BrokenPipeError
+            ):  # the exit code says how the run ended, whoever listens
+                emit_json("run/1", outcome)
+        return int(outcome["exit"])
+
+
+def _world() -> "contextlib.AbstractContextManager[World | None]":
+    """The processes that torchrun started for this run, of which this is one; None where there are no others."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return contextlib.nullcontext()
+    from trainer.world import World
+
+    return World.join()
 
 
 def _fork(source: str, config: Path | None, name: str | None, runs_dir: Path, resume: str) -> "Fork":

@@ -42,3 +42,21 @@ class Desk:
             flags.request = False
             return True
         return False
+
+    def idle(self) -> bool:
+        """Whether nothing is asked for."""
+        return requests.pending(self.run) is None
+
+
+class NoDesk(Desk):
+    """The desk of a rank that touches no file: what is asked for is told by rank 0."""
+
+    def take(self, flags: Flags, *, boundary: bool) -> str | None:
+        flags.request = False
+        return None
+
+    def answer(self, step: int, message: str, *, refused: bool = False) -> None:
+        pass
+
+    def idle(self) -> bool:
+        return True

@@ -90,6 +90,19 @@ class Display(Protocol):
     def close(self) -> None: ...
 
 
+class Silent:
+    """Nothing: of a rank whose words are those of rank 0."""
+
+    def progress(self, p: Progress, *, milestone: bool) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class PlainDisplay:
     """Lines on a stream that is no terminal: one a boundary (`milestone`), and every note."""
 

@@ -13,6 +13,7 @@ from curriculum.eligibility import never_picked
 from curriculum.errors import Exit, FirehoseError
 from curriculum.tokens.corpus import Corpus
 from trainer.model import Decoder
+from trainer.world import World
 
 
 def goal_sources(config: Config, corpus: Corpus) -> tuple[list[str], list[str]]:
@@ -77,16 +78,29 @@ class GoalLoss:
     """The goal's loss every `every` steps, over the same windows each time, each source with as many as any other."""
 
     def __init__(
-        self, model: Decoder, text: GoalText, *, every: int, autocast: AbstractContextManager[None]
+        self,
+        model: Decoder,
+        text: GoalText,
+        *,
+        every: int,
+        autocast: AbstractContextManager[None],
+        world: World | None = None,
     ) -> None:
         self.model, self.every, self.autocast = model, every, autocast
+        self.world = world or World()
         self.batches = text.batch(0)
 
     @torch.no_grad()
     def measure(self, step: int, into: Tensor) -> None:
-        """Before steps 1, 1 + every, ...: write the mean loss, in nats a token, to the scalar `into`."""
+        """Before steps 1, 1 + every, ...: write the mean loss, in nats a token, to the scalar `into`.
+
+        Of several ranks each measures its rows: what it writes is the whole mean once it is averaged over the ranks.
+        """
         if (step - 1) % self.every:
             return
-        with self.autocast:
-            losses = [self.model.loss(windows) * len(windows) for windows in self.batches]
+        losses = []
+        for windows in self.batches:
+            rows, weight = self.world.rows(len(windows))
+            with self.autocast:
+                losses.append(self.model.loss(windows[rows]) * (weight * len(windows)))
         into.copy_(torch.stack(losses).sum() / sum(map(len, self.batches)))

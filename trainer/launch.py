@@ -1,8 +1,8 @@
 """From a config and whatever is on disk to a run that is ready to go on: fresh, or settled from what a crash left."""
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +17,28 @@ from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.rule import Gate
 from curriculum.sources import open_corpus, rest, specs
+from curriculum.text.tokenizer import Tokenizer
 from curriculum.tokens.corpus import Corpus
 from state import checkpoints, passed
 from state.checkpoints import MODEL, OPTIMIZER, Checkpoint
-from state.findings import Finding
-from state.reconcile import Reconciled
-from state.recover import Look, look
 from state.rows import Mark, RowFile
 from state.run_dir import RunDir
-from state.settle import Settled
-from state.store import StateStore, sweep_temporaries
-from state.survey import reconciled
-from trainer import checkpoint, identity, machine, optim, sampling, weights
+from state.store import StateStore
+from trainer import checkpoint, identity, machine, optim, parallel, sampling, weights
 from trainer.align import Alignment
 from trainer.feed import Feed
-from trainer.goal import GoalLoss, GoalText, goal_sources
+from trainer.goal import GoalLoss, GoalText
 from trainer.model import Decoder
+from trainer.parallel import Kind, Whole
 from trainer.parts import Parts
 from trainer.record import ROW_FILES, Position, Record
 from trainer.ring import Ring
+from trainer.sampling import Drawn
 from trainer.signals import Flags
+from trainer.start import Found, Start, settle
 from trainer.step import TrainStep
+from trainer.witness import Witness
+from trainer.world import World
 
 Say = Callable[[str], None]
 
@@ -45,168 +46,224 @@ Say = Callable[[str], None]
 PROBE_STEPS = 2
 
 
-def told(item: Finding) -> str:
-    """A finding as a run says it, with what to do about it."""
-    return f"{item}\n  next:     {item.fix}" if item.fix else str(item)
+@dataclass(slots=True)
+class Built:
+    """What every rank builds from the same start."""
+
+    scheduler: Scheduler
+    reward: Reward[Any]
+    gate: Gate
+    position: Position
+    shared: Whole
+    optimizer: torch.optim.AdamW
+    align: Alignment | None
+    goal_loss: GoalLoss | None
+    device: torch.device
+    autocast: AbstractContextManager[None]
 
 
-def find(run: RunDir, store: StateStore, say: Say) -> Look:
-    """Look at state and checkpoints; what is damaged is put aside, and all of it is said."""
-    for name in checkpoints.sweep(run.checkpoints):
-        say(f"removed {name}, left by a process that died")
-    for finding in sweep_temporaries(run.root, run.archive):
-        say(str(finding))
-    found = look(run, store)
-    for finding in passed.at_launch(run, found.findings):
-        say(told(finding))
-    for payload in (found.state.payload if found.state else {}, found.settled.payload or {}):
-        run.record_once(payload.get("events", []))
-    for bad, why in found.damaged:
-        aside = run.archive / f"{bad.name}.damaged-{int(time.time())}"
-        bad.rename(aside)
-        used = f"; the checkpoint of step {found.checkpoint.step} is used" if found.checkpoint else ""
-        say(f"{why.message}; moved to {aside}{used}")
-    for message in found.settled.messages:
-        say(message)
+def launch(
+    config: Config,
+    run: RunDir,
+    *,
+    flags: Flags,
+    clear_halt: bool,
+    say: Say,
+    runs_dir: Path,
+    world: World | None = None,
+) -> Parts:
+    """Everything `Loop` needs, at the step to go on from. The run's lock must be held, and no journal be left.
+
+    The other ranks are told what they need, `follow` being their part of it. Raises FirehoseError; the rows,
+    checkpoints and state of a run that cannot be resumed are left as they were, but for a damaged checkpoint, which is
+    moved to the archive.
+    """
+    world, store = world or World(), StateStore(run.state)
+    start, found, corpus = settle(
+        config, run, store, clear_halt=clear_halt, say=say, runs_dir=runs_dir, world=world
+    )
+    if world.size > 1:
+        world.tell(asdict(start))
+    built = build(config, corpus, start, found.look.weights or found.origin, say, world)
+    if found.origin is not None:
+        say(f"weights are those of {found.origin.path} (step {found.origin.step})")
+
+    run.create()
+    record = open_record(config, corpus, run, store, start, found, built.shared.model, say)
+    tokenizer = identity.store(config, corpus, run, found.origin)
+    begin(run, store, start, found, built, record)
+    return assemble(config, corpus, start, built, record, tokenizer, flags)
+
+
+def follow(config: Config, run: RunDir, *, flags: Flags, world: World) -> Parts:
+    """What `launch` gives, on another rank than the first: built from what that one settled, no file being touched."""
+    start = msgspec.convert(world.tell(None), Start)
+    corpus, stored = open_corpus(config), checkpoint_at(start.weights or start.origin, world)
+    built = build(config, corpus, start, stored, lambda message: None, world)
+    return assemble(
+        config, corpus, start, built, Witness(run, start, config_sha256=configs.digest(config)), None, flags
+    )
+
+
+def build(
+    config: Config, corpus: Corpus, start: Start, stored: Checkpoint | None, say: Say, world: World
+) -> Built:
+    """Model, optimizer and bandit as they were at the step to go on from. stored: the checkpoint that `start` names."""
+    device = world.device(start.platform["device"])
+    device, autocast = machine.apply({**start.platform, "device": str(device)})
+    world.carry(device)
+    resumes = start.weights is not None
+    kind = start.platform.get("parallel", "ddp")
+    shared, optimizer = network(config, corpus, stored, device, resumes=resumes, world=world, kind=kind)
+    scheduler, reward = bandit(
+        config, corpus, start.ids, start.payload, start.step, say, fresh=start.fresh, renew=start.changed
+    )
+    align, goal_loss = signals(config, corpus, start.goal, shared, device, autocast)
+    if align is not None and start.recalls and stored is not None:
+        align.load(checkpoint.tensors(stored, OPTIMIZER))
+    return Built(
+        scheduler,
+        reward,
+        start.gate(config),
+        start.position,
+        shared,
+        optimizer,
+        align,
+        goal_loss,
+        device,
+        autocast,
+    )
+
+
+def checkpoint_at(path: str | None, world: World) -> Checkpoint | None:
+    """The checkpoint that rank 0 found at a path. Raises FirehoseError(NOT_FOUND) where this rank does not see it."""
+    if path is None:
+        return None
+    found = checkpoints.read(Path(path))
+    if found is None:
+        raise FirehoseError(
+            Exit.NOT_FOUND,
+            f"rank {world.rank} does not see the checkpoint that rank 0 goes on from",
+            path=path,
+            next="put the folder of the runs (--runs-dir) where all machines of the run see it",
+        )
     return found
 
 
-def launch(config: Config, run: RunDir, *, flags: Flags, clear_halt: bool, say: Say, runs_dir: Path) -> Parts:
-    """Everything `Loop` needs, at the step to go on from. The run's lock must be held, and no journal be left.
-
-    Raises FirehoseError; the rows, checkpoints and state of a run that cannot be resumed are left as they were, but
-    for a damaged checkpoint, which is moved to the archive.
-    """
-    store = StateStore(run.state)
-    found = Look(None, [], None, None, Settled("fresh", None, 0, None, 0))
-    if run.exists():
-        identity.refuse_other_config(run, config)
-        run.create()  # an empty folder is lost in many a copy
-        found = find(run, store, say)
-    corpus = open_corpus(config)
-    identity.refuse_other_tokenizer(run, corpus, found.weights, say)
-    if corpus.vocab_size != config.data.vocab_size + 1:
-        say(
-            f"warning: the token files have a vocabulary of {corpus.vocab_size - 1} and the config asks for "
-            f"{config.data.vocab_size}: they were built with another setting, or from too little text for it"
-        )
-    result = reconciled(config, corpus, found.settled.payload or {}, step=found.settled.step, run=run)
-    for item in result.findings:
-        say(told(item))
-    goal, notes = goal_sources(config, corpus)
-    for note in notes:
-        say(note)
-    fresh = found.settled.payload is None
-    at = Position() if fresh else Position.from_payload(found.settled.step, result.payload)
-    gate = Gate(config.gate.threshold, config.gate.consecutive, config.gate.window, config.gate.window_low)
-    if not fresh:
-        gate.restore(result.payload["gate"])
-    cleared = settle_halt(run, at, gate, clear_halt=clear_halt)
-
-    train = config.train
-    platform, lost = machine.settle(
-        result.payload.get("platform"), machine.choose(train.device, train.dtype, train.threads)
-    )
-    device, autocast = machine.apply(platform)
-    for message in lost:
-        say(message)
-    origin = weights.origin(config, run, runs_dir) if found.weights is None else None
-    model, optimizer = network(config, corpus, found.weights or origin, device, resumes=origin is None)
-    if origin is not None:
-        say(f"weights are those of {origin.path} (step {origin.step})")
-    scheduler, reward = bandit(config, corpus, result, at.step, say, fresh=fresh, renew=result.changed)
-
-    run.create()
-    record = open_record(config, corpus, run, store, found, result, platform, model, say)
-    tokenizer = identity.store(config, corpus, run, origin)
+def begin(run: RunDir, store: StateStore, start: Start, found: Found, built: Built, record: Record) -> None:
+    """Make what was decided at the launch hold, before a step is trained: a first commit where it says anything new."""
     first = {
-        "bandit": scheduler.saved(),
-        "reward": reward.snapshot(),
-        "gate": gate.snapshot(),
-        **at.payload(),
+        "bandit": built.scheduler.saved(),
+        "reward": built.reward.snapshot(),
+        "gate": built.gate.snapshot(),
+        **built.position.payload(),
         **record.standing,
         "files": record.commit_rows(),
         "checkpoint": record.checkpoint_step,
     }
-    digest, settled = record.config_sha256, found.settled
-    messages = [*settled.messages, *lost]
-    kind = "launch" if fresh else "resume"
+    digest, settled, step = record.config_sha256, found.look.settled, built.position.step
     aside = []
-    if passed.broken(run, found.findings):
-        said = [str(item) for item in found.findings]
-        aside = [{"event": "passed-over", "step": at.step, "file": passed.kept_as(run).name, "found": said}]
+    if passed.broken(run, found.look.findings):
+        said = [str(item) for item in found.look.findings]
+        aside = [{"event": "passed-over", "step": step, "file": passed.kept_as(run).name, "found": said}]
     events = [
         {
-            "event": kind,
-            "step": at.step,
+            "event": "launch" if start.fresh else "resume",
+            "step": step,
             "source": settled.source,
-            "platform": platform,
-            "messages": messages,
+            "platform": start.platform,
+            "messages": [*settled.messages, *found.lost],
         },
-        *result.events,
+        *found.result.events,
         *aside,
-        *([{"event": "clear-halt", "step": at.step, "halt": cleared}] if cleared else []),
+        *([{"event": "clear-halt", "step": step, "halt": start.cleared}] if start.cleared else []),
     ]
-    exists = found.state is not None
+    exists = found.look.state is not None
     store.reserve(settled.serial)
-    if exists and not cleared and not result.changed and not aside:
+    if exists and not start.cleared and not start.changed and not aside:
         if settled.source != "state":  # the file speaks of another step than the one gone on from
-            store.commit(first, step=at.step, config_sha256=digest)
+            store.commit(first, step=step, config_sha256=digest)
         record.event(**events[0])
     else:  # what was decided here holds, and is told, however soon this process dies
         first["events"] = marked = record.marked(events)
         if exists:
-            store.commit(first, step=at.step, config_sha256=digest)
+            store.commit(first, step=step, config_sha256=digest)
         else:
-            store.create(first, config_sha256=digest, step=at.step, lineage=settled.lineage)
+            store.create(first, config_sha256=digest, step=step, lineage=settled.lineage)
         run.record_once(marked)
 
-    align, goal_loss = signals(config, corpus, goal, model, device, autocast)
-    if align is not None and found.weights is not None and not found.other_config(digest):
-        align.load(checkpoint.tensors(found.weights, OPTIMIZER))
+
+def assemble(
+    config: Config,
+    corpus: Corpus,
+    start: Start,
+    built: Built,
+    record: Record,
+    tokenizer: Tokenizer | None,
+    flags: Flags,
+) -> Parts:
+    """The parts, by name. tokenizer: of the rank that samples."""
+    train, device, shared, world = config.train, built.device, built.shared, built.shared.world
     ring = Ring(max(16, 4 * train.feedback_delay), train.grad_accum, device)
-    names = {arm_id: name for name, arm_id in result.ids.items()}
+    names = {arm_id: name for name, arm_id in start.ids.items()}
+
+    def generate(prompt: str, step: int) -> Drawn:
+        model, drawn = shared.alone(), None
+        if model is not None and tokenizer is not None:
+            drawn = sampling.generate(
+                model,
+                tokenizer,
+                prompt,
+                temperature=config.gate.temperature,
+                max_new_tokens=config.gate.max_new_tokens,
+                min_new_tokens=config.gate.min_new_tokens,
+                key=(config.seed, step),
+            )
+        return Drawn(**world.tell(drawn and asdict(drawn)))
+
     return Parts(
         config=config,
         corpus=corpus,
-        arm_ids=result.ids,
-        scheduler=scheduler,
-        reward=reward,
-        gate=gate,
-        model=model,
-        optimizer=optimizer,
+        arm_ids=start.ids,
+        scheduler=built.scheduler,
+        reward=built.reward,
+        gate=built.gate,
+        model=shared.model,
+        shared=shared,
+        optimizer=built.optimizer,
         train_step=TrainStep(
-            model,
-            optimizer,
+            shared.model,
+            built.optimizer,
             ring,
             grad_clip=train.grad_clip,
-            autocast=autocast,
-            align=align,
-            goal_loss=goal_loss,
+            autocast=built.autocast,
+            align=built.align,
+            goal_loss=built.goal_loss,
+            shared=shared,
         ),
         ring=ring,
-        feed=Feed(corpus, names, train, device, rank=0, size=1),
-        generate=lambda prompt, step: sampling.generate(
-            model,
-            tokenizer,
-            prompt,
-            temperature=config.gate.temperature,
-            max_new_tokens=config.gate.max_new_tokens,
-            min_new_tokens=config.gate.min_new_tokens,
-            key=(config.seed, step),
-        ),
+        feed=Feed(corpus, names, train, device, rank=world.rank, size=world.size),
+        generate=generate,
         record=record,
-        position=at,
+        position=built.position,
         flags=flags,
         device=device,
-        changed=not fresh and (result.changed or found.pivoted),
-        alarms=passed.alarms(run),
+        world=world,
+        changed=start.moved,
+        alarms=start.alarms,
     )
 
 
 def network(
-    config: Config, corpus: Corpus, stored: Checkpoint | None, device: torch.device, *, resumes: bool
-) -> tuple[Decoder, torch.optim.AdamW]:
+    config: Config,
+    corpus: Corpus,
+    stored: Checkpoint | None,
+    device: torch.device,
+    *,
+    resumes: bool,
+    world: World,
+    kind: Kind,
+) -> tuple[Whole, torch.optim.AdamW]:
     """Model and optimizer: drawn from the seed, or a checkpoint's; another run's gives its weights alone."""
     train = config.train
     model = weights.build(config, corpus.vocab_size)
@@ -215,20 +272,20 @@ def network(
     else:
         weights.refuse_other_tokens(stored, corpus.tokenizer_sha256)
         weights.load(model, checkpoint.tensors(stored, MODEL), stored.path)
-    model.to(device)
+    shared = parallel.share(model, world, kind, device)
     optimizer = optim.build(
         model, weight_decay=train.weight_decay, betas=(train.beta1, train.beta2), device=device
     )
     if stored is not None and resumes:
-        optim.load_state(optimizer, model, checkpoint.tensors(stored, OPTIMIZER))
-    return model, optimizer
+        optim.load_state(optimizer, shared.named, checkpoint.tensors(stored, OPTIMIZER), shared.spread)
+    return shared, optimizer
 
 
 def signals(
     config: Config,
     corpus: Corpus,
     goal: list[str],
-    model: Decoder,
+    shared: Whole,
     device: torch.device,
     autocast: AbstractContextManager[None],
 ) -> tuple[Alignment | None, GoalLoss | None]:
@@ -242,23 +299,31 @@ def signals(
         windows = -(-windows // len(goal)) * len(goal)
     text = GoalText(corpus, goal, windows=windows, chunk=train.micro_batch, device=device)
     if needs == "goal":
-        return None, GoalLoss(model, text, every=every, autocast=autocast)
-    return Alignment(model, text, every=every, autocast=autocast), None
+        return None, GoalLoss(shared.model, text, every=every, autocast=autocast, world=shared.world)
+    return Alignment(shared.model, text, every=every, autocast=autocast, shared=shared), None
 
 
 def bandit(
-    config: Config, corpus: Corpus, result: Reconciled, step: int, say: Say, *, fresh: bool, renew: bool
+    config: Config,
+    corpus: Corpus,
+    ids: dict[str, int],
+    payload: dict[str, Any],
+    step: int,
+    say: Say,
+    *,
+    fresh: bool,
+    renew: bool,
 ) -> tuple[Scheduler, Reward[Any]]:
     """Scheduler and reward, restored where there is something to restore; renew: sharing begins anew, see `rest`."""
-    arms, names = specs(config, corpus, result.ids), {i: name for name, i in result.ids.items()}
+    arms, names = specs(config, corpus, ids), {i: name for name, i in ids.items()}
     reward = REWARDS[config.curriculum.reward]
     if fresh:
         return Scheduler(scheduler_config(config), arms), reward(list(names), names)
-    scheduler = Scheduler.restore(scheduler_config(config), arms, result.payload["bandit"])
+    scheduler = Scheduler.restore(scheduler_config(config), arms, payload["bandit"])
     if renew:
-        for message in rest(config, scheduler, result.ids, step):
+        for message in rest(config, scheduler, ids, step):
             say(message)
-    return scheduler, reward.restore(list(names), result.payload["reward"], names)
+    return scheduler, reward.restore(list(names), payload["reward"], names)
 
 
 def open_record(
@@ -266,15 +331,14 @@ def open_record(
     corpus: Corpus,
     run: RunDir,
     store: StateStore,
-    found: Look,
-    result: Reconciled,
-    platform: dict[str, Any],
+    start: Start,
+    found: Found,
     model: Decoder,
     say: Say,
 ) -> Record:
     """The run's files, row files cut back to where the story goes on; what is cut goes to the archive."""
-    marks = {name: Mark(**mark) for name, mark in result.payload.get("files", {}).items()}
-    label = f"step-{found.settled.step}-serial-{found.settled.serial}"
+    marks = {name: Mark(**mark) for name, mark in start.payload.get("files", {}).items()}
+    label = f"step-{found.look.settled.step}-serial-{found.look.settled.serial}"
     rows = {name: RowFile(run.root / f"{run.name}.{name}.json") for name in ROW_FILES}
     for name, file in rows.items():
         for message in file.open(marks.get(name), run.archive, label):
@@ -285,11 +349,11 @@ def open_record(
         rows,
         config_sha256=configs.digest(config),
         standing={
-            "pruned": result.payload["pruned"],
-            "data": result.payload["data"],
-            "edits": result.payload.get("edits", []),
-            "protected": result.payload.get("protected", []),
-            "platform": platform,
+            "pruned": start.payload["pruned"],
+            "data": start.payload["data"],
+            "edits": start.payload.get("edits", []),
+            "protected": start.payload.get("protected", []),
+            "platform": start.platform,
         },
         meta={
             "shape": msgspec.to_builtins(model.shape),
@@ -297,26 +361,5 @@ def open_record(
             "tokenizer_sha256": corpus.tokenizer_sha256,
         },
         keep=(config.train.keep_checkpoints, config.train.keep_every),
-        checkpoint_step=found.weights.step if found.weights else None,
-    )
-
-
-def settle_halt(run: RunDir, at: Position, gate: Gate, *, clear_halt: bool) -> dict[str, Any] | None:
-    """A halt is sticky: refuse to go on, unless the operator clears it, which starts the gate's memory anew."""
-    if at.halt is None:
-        return None
-    if not clear_halt:
-        raise halted(run, at.halt)
-    cleared, at.halt = at.halt, None
-    gate.restart()
-    return cleared
-
-
-def halted(run: RunDir, halt: dict[str, Any]) -> FirehoseError:
-    """The refusal of a halted run."""
-    return FirehoseError(
-        Exit.REFUSED,
-        f"the coherence gate halted this run at step {halt['step']}: {halt['reason']}",
-        path=run.state,
-        next=f"firehose samples {run.root}; to go on regardless: firehose run {run.config} --clear-halt",
+        checkpoint_step=found.look.weights.step if found.look.weights else None,
     )

@@ -6,6 +6,7 @@ those of a run that was stopped there, edited and started again.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,13 +23,18 @@ from state.requests import Request
 from state.store import utc_now
 from trainer.launch import bandit
 from trainer.parts import Parts
+from trainer.record import Record
 
 
 @dataclass(slots=True)
 class Change:
-    """A change of bounds that can be made: the new config with its text, and what a launch with it would come to."""
+    """A change of bounds that can be made: the new config with its text, and what a launch with it would come to.
+
+    original: the file that the run's config is a copy of.
+    """
 
     request: Request
+    original: Path
     config: Config
     changes: dict[str, dict[str, dict[str, Any]]]
     scheduler: Scheduler
@@ -38,13 +44,29 @@ class Change:
 
 def prepare(parts: Parts, request: Request) -> Change:
     """What a request for other bounds asks, worked out and checked, nothing being changed. Raises FirehoseError."""
-    record, step = parts.record, parts.position.step
+    record = parts.record
     if request.config is None or request.base != record.config_sha256:
         raise FirehoseError(
             Exit.STALE_PLAN, "the config is not the one this change was made from; make the plan again"
         )
     own = record.run.config
-    config = polish.check(request.config, own, configs.original_of(own) or own)
+    return work_out(parts, request, configs.original_of(own) or own)
+
+
+def plain(change: Change) -> dict[str, Any]:
+    """A change as it is told to the other ranks, which `repeat` it."""
+    return {"request": msgspec.to_builtins(change.request), "original": str(change.original)}
+
+
+def repeat(parts: Parts, told: dict[str, Any]) -> Change:
+    """The change that rank 0 prepared, worked out again on another rank, whose bandit is the same."""
+    return work_out(parts, msgspec.convert(told["request"], Request), Path(told["original"]))
+
+
+def work_out(parts: Parts, request: Request, original: Path) -> Change:
+    """What a change comes to. Raises FirehoseError."""
+    record, step = parts.record, parts.position.step
+    config = polish.check(str(request.config), record.run.config, original)
     found = live.changes(parts.config, config)
     payload = {
         **record.standing,
@@ -56,20 +78,30 @@ def prepare(parts: Parts, request: Request) -> Change:
         raise FirehoseError(Exit.REFUSED, "arms or data are no longer what the run was launched with")
     notes: list[str] = []
     try:
-        scheduler, _ = bandit(config, parts.corpus, result, step, notes.append, fresh=False, renew=True)
+        scheduler, _ = bandit(
+            config, parts.corpus, result.ids, result.payload, step, notes.append, fresh=False, renew=True
+        )
     except BanditError as error:
         raise FirehoseError(Exit.REFUSED, str(error), path=record.run.config) from None
-    return Change(request, config, found, scheduler, result, notes)
+    return Change(request, original, config, found, scheduler, result, notes)
 
 
 def apply(parts: Parts, change: Change) -> None:
-    """Make the change, durably: `parts` and the run's files have the new bounds when this returns.
+    """Make the change, durably: `parts` and the run's files have the new bounds when this returns; rank 0 has the files.
 
     The checkpoint and the state of this very step must be committed. Raises FirehoseError(WRITE_FAILED); the next
     launch then has the bounds that the run's config says.
     """
-    record, step = parts.record, parts.position.step
-    run, store, digest = record.run, record.store, configs.digest(change.config)
+    record, step, digest = parts.record, parts.position.step, configs.digest(change.config)
+    if parts.world.first:
+        _write(record, change, step, digest)
+    parts.config, parts.scheduler, parts.changed = change.config, change.scheduler, True
+    record.config_sha256 = digest
+    record.standing |= {key: change.result.payload[key] for key in ("pruned", "data")}
+
+
+def _write(record: Record, change: Change, step: int, digest: str) -> None:
+    run, store = record.run, record.store
     committed, _ = store.read()
     assert committed is not None and committed.step == step
     payload = {key: value for key, value in committed.payload.items() if key != "events"}
@@ -88,9 +120,6 @@ def apply(parts: Parts, change: Change) -> None:
     tx.commit()
 
     store.read()
-    parts.config, parts.scheduler, parts.changed = change.config, change.scheduler, True
-    record.config_sha256 = digest
-    record.standing |= {key: change.result.payload[key] for key in ("pruned", "data")}
 
 
 def words(change: Change) -> str:

@@ -5,11 +5,14 @@ At the head of step s the losses of step s - D are credited and the tickets of s
 every sample goes through the gate: a loop cannot be built without one.
 """
 
+import hashlib
 import math
+import signal
 import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from bandit.ledger import Ticket
 from curriculum.eligibility import Phase, phases
@@ -21,6 +24,7 @@ from trainer import live, optim, view
 from trainer.display import Display
 from trainer.parts import Parts
 from trainer.ring import StepResult
+from trainer.signals import Flags
 from trainer.timing import Timers
 
 HELDOUT_WINDOWS = 8
@@ -41,6 +45,10 @@ class Loop:
         self.names = {arm_id: name for name, arm_id in parts.arm_ids.items()}
         self.phases: list[Phase] = phases(self.config)
         self.tickets: dict[int, list[Ticket]] = {}
+        self.world = parts.world
+        # What is acted on: with several ranks, what all of them know that any of them heard.
+        self.flags = parts.flags if self.world.size == 1 else Flags()
+        self.picked = hashlib.sha256()  # since the last boundary
         self.timers = Timers()
         self.latest: StepResult | None = None
         self.last_live = -math.inf
@@ -84,6 +92,9 @@ class Loop:
                 if phase.first_step == step:
                     self.enter(phase)
             self.tickets[step] = [self.parts.scheduler.pick(step) for _ in range(self.train.grad_accum)]
+            if self.world.size > 1:
+                for ticket in self.tickets[step]:
+                    self.picked.update(f"{step} {ticket.arm} {ticket.window};".encode())
         with self.timers("loader"):
             self.parts.feed.load(step, self.tickets[step])
 
@@ -96,6 +107,11 @@ class Loop:
         """Hand a step to the device."""
         with self.timers("loader"):
             pulls = self.parts.feed.take(step)
+        if self.world.size > 1:
+            heard = self.parts.flags
+            self.parts.ring.heard = heard.stop is not None, heard.request
+            if self.parts.ring.heard[1]:
+                heard.request = False  # all ranks will know; one that comes now is another
         with self.timers("step"):
             self.parts.train_step.run(step, pulls, self.lr(step))
 
@@ -130,6 +146,10 @@ class Loop:
             result = self.parts.ring.read(step)
             self.at.uncredited[step] = result
             self.parts.record.step(step, result, self.tickets[step], self.lr(step))
+            if result.stop:
+                self.flags.stop = signal.SIGTERM
+            if result.request:
+                self.flags.request = True
         return self.at.uncredited[step]
 
     def lr(self, step: int) -> float:
@@ -143,16 +163,17 @@ class Loop:
 
     def between(self, step: int, until: int) -> Exit | None:
         """What follows a step: look at signals; at a boundary or an end, sample, judge, commit."""
-        flags, train = self.parts.flags, self.train
+        flags, train = self.flags, self.train
         boundary = step % train.boundary_every == 0
+        if boundary:
+            self.arrive_all(step)
         ended: Exit | None = None
         if step == until:
             ended = view.outcome(self.parts, step)
         if self.at.skipped_in_a_row > train.max_skipped:
             ended = Exit.NON_FINITE
             self.at.skipped_in_a_row, self.at.forgiven = 0, step  # a resume begins the count anew
-        desk = self.parts.record.desk
-        wanted = desk.take(flags, boundary=boundary)
+        wanted = self.wanted(boundary=boundary)
         if wanted is not None and (flags.stop is not None or wanted.startswith("stop")):
             ended = ended or Exit.STOPPED
         if not boundary and ended is None:
@@ -160,9 +181,8 @@ class Loop:
                 self.show(step, milestone=False)
             return None
 
-        with self.timers("step"):
-            for uncommitted in range(max(1, step - self.delay + 1), step + 1):
-                self.arrive(uncommitted)
+        self.arrive_all(step)
+        self.compare(step)
         if boundary and step % train.heldout_every == 0:
             with self.timers("held-out"):
                 self.parts.record.heldout(step, self.heldout_losses())
@@ -175,24 +195,58 @@ class Loop:
         self.commit(checkpoint=due or asked or ended is not None, ended=ended)
         if change is not None:
             self.take_bounds(change)
-        if wanted is not None and desk.heard_twice(flags):
+        if wanted is not None and self.heard_twice():
             self.display.note(
                 "another SIGUSR1 came while a request was served and is taken for the same one; to stop, send it again"
             )
         self.show(step, milestone=True, ended=ended)
         return ended
 
+    def arrive_all(self, step: int) -> None:
+        """Wait for the losses of all steps dispatched."""
+        with self.timers("step"):
+            for uncommitted in range(max(1, step - self.delay + 1), step + 1):
+                self.arrive(uncommitted)
+
+    def wanted(self, *, boundary: bool) -> str | None:
+        """What is asked for now, None for nothing: the same on all ranks, rank 0 having read the request."""
+        if self.flags.stop is None and not (boundary and self.flags.request):
+            return None
+        wanted: str | None = self.world.tell(self.parts.record.desk.take(self.flags, boundary=boundary))
+        return wanted
+
+    def heard_twice(self) -> bool:
+        """After a service: drop signals that came meanwhile for the same request; whether this rank had one."""
+        heard = self.parts.flags
+        if self.world.size == 1:
+            return self.parts.record.desk.heard_twice(heard)
+        dropped = heard.request if self.world.tell(self.parts.record.desk.idle()) else False
+        if dropped:
+            heard.request = False
+        return dropped
+
+    def compare(self, step: int) -> None:
+        """Before anything of these steps is kept: have all ranks picked the same since the last boundary, knowing the same?"""
+        if self.world.size > 1:
+            known = f"{step} {self.at.loss_ema!r} {self.at.skipped_in_a_row}"
+            self.picked.update(known.encode())
+            self.world.agree(self.picked.digest(), f"the picks up to step {step}")
+            self.picked = hashlib.sha256()
+
     def asked_bounds(self, ended: Exit | None) -> live.Change | None:
         """The change of bounds that was asked for; None where it is refused, which is answered."""
-        try:
-            if ended is not None:
-                raise FirehoseError(Exit.REFUSED, "the run ends at this step, with the bounds it has")
-            assert self.parts.record.desk.request is not None
-            return live.prepare(self.parts, self.parts.record.desk.request)
-        except FirehoseError as error:
-            self.parts.record.desk.answer(self.at.step, error.message, refused=True)
-            self.display.note(f"new bounds were asked for and refused: {error.message}")
-            return None
+        change: live.Change | None = None
+        if self.world.first:
+            try:
+                if ended is not None:
+                    raise FirehoseError(Exit.REFUSED, "the run ends at this step, with the bounds it has")
+                assert self.parts.record.desk.request is not None
+                change = live.prepare(self.parts, self.parts.record.desk.request)
+            except FirehoseError as error:
+                self.parts.record.desk.answer(self.at.step, error.message, refused=True)
+                self.display.note(f"new bounds were asked for and refused: {error.message}")
+        asked = self.world.tell(change and live.plain(change))
+        return change if self.world.first or asked is None else live.repeat(self.parts, asked)
 
     def take_bounds(self, change: live.Change) -> None:
         """Put new bounds in force from the next step on; what was issued for it is taken back and picked again."""
@@ -236,21 +290,35 @@ class Loop:
         )
         return True
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: what shards of a model are gathered into is used in training again
     def heldout_losses(self) -> dict[str, float]:
-        """Mean loss of every source's held-out windows, in nats a token; never trained on."""
-        losses = {}
-        for name in self.parts.arm_ids:
+        """Mean loss of every source's held-out windows, in nats a token; never trained on.
+
+        Ranks with a copy of the model each take every size-th source; those that share one measure all together.
+        """
+        measured: dict[str, int] = {}
+        losses = torch.zeros(len(self.parts.arm_ids), device=self.parts.device)
+        together = self.parts.shared.together
+        for number, name in enumerate(self.parts.arm_ids):
             windows = self.parts.corpus.heldout(name, HELDOUT_WINDOWS)
             if len(windows):
-                on_device = torch.from_numpy(windows).to(self.parts.device)
-                with self.parts.train_step.autocast:
-                    losses[name] = float(self.parts.model.loss(on_device))
-        return losses
+                measured[name] = number
+                if together or number % self.world.size == self.world.rank:
+                    on_device = torch.from_numpy(windows).to(self.parts.device)
+                    with self.parts.train_step.autocast:
+                        losses[number] = self.parts.model.loss(on_device)
+        if not together:
+            self.world.sum_(losses)
+        found = losses.tolist()
+        return {name: found[number] for name, number in measured.items()}
 
     def commit(self, *, checkpoint: bool, ended: Exit | None) -> None:
         """Rows, then checkpoint, then state: each durable before the next says that it is there."""
         parts = self.parts
+        if not self.world.first:
+            if checkpoint and parts.shared.together:
+                self.tensors()
+            return
         if checkpoint and self.at.last_sample and self.at.last_sample["kind"] == "pass":
             self.at.passing_checkpoint = self.at.step
         payload = {
@@ -264,14 +332,21 @@ class Loop:
         payload["files"] = marks
         if checkpoint:
             with self.timers("checkpoint"):
-                align = parts.train_step.align
-                parts.record.checkpoint(self.at, payload, parts.model, parts.optimizer, align)
+                parts.record.checkpoint(self.at, payload, *self.tensors())
         with self.timers("commit"):
             parts.record.commit_state(self.at.step, payload, ended)
+
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Weights, and what the optimizer and the reward remember, whole; of a shared model all ranks must ask."""
+        shared, align = self.parts.shared, self.parts.train_step.align
+        memory = optim.state_tensors(self.parts.optimizer, shared.named)
+        return shared.weights(), shared.full({**memory, **(align.tensors() if align else {})})
 
     def show(self, step: int, *, milestone: bool, ended: Exit | None = None) -> None:
         """Tell the display and the monitors where the run is."""
         self.last_live = self.clock()
+        if not self.world.first:
+            return
         with self.timers("monitor"):
             done, seconds = step - self.began_step, self.clock() - self.began
             pace = seconds / done if done and seconds > 0 else None

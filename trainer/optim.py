@@ -1,6 +1,7 @@
 """The optimizer and its learning rate: AdamW with decoupled decay on matrices only, warm-up times cosine."""
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -32,21 +33,29 @@ def build(
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=device.type in ("cpu", "cuda"))
 
 
-def state_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimizer's memory as named tensors (`PARAMETER/exp_avg`, `/exp_avg_sq`, `/step`)."""
+def state_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The optimizer's memory of named parameters as named tensors (`PARAMETER/exp_avg`, `/exp_avg_sq`, `/step`)."""
     named = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             named[f"{name}/{key}"] = value.detach()
     return named
 
 
-def load_state(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put back what `state_tensors` gave; an empty dict is an optimizer that has not stepped yet."""
-    for name, parameter in model.named_parameters():
+def load_state(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, Tensor],
+    tensors: dict[str, Tensor],
+    spread: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor,
+) -> None:
+    """Put back what `state_tensors` gave; an empty dict is an optimizer that has not stepped yet.
+
+    spread: makes of a parameter's whole tensor what this process keeps of it.
+    """
+    for name, parameter in parameters.items():
         keys = ("step", "exp_avg", "exp_avg_sq")
         found = {key: tensors[f"{name}/{key}"] for key in keys if f"{name}/{key}" in tensors}
         if found:
             optimizer.state[parameter] = {
-                key: value.to(parameter.device, torch.float32) for key, value in found.items()
+                key: spread(name, value.to(parameter.device, torch.float32)) for key, value in found.items()
             }

@@ -13,11 +13,13 @@ from curriculum.gate.rule import Gate
 from curriculum.tokens.corpus import Corpus
 from trainer.feed import Feed
 from trainer.model import Decoder
+from trainer.parallel import Whole
 from trainer.record import Position, Record
 from trainer.ring import Ring
 from trainer.sampling import Drawn
 from trainer.signals import Flags
 from trainer.step import TrainStep
+from trainer.world import World
 
 Generate = Callable[[str, int], Drawn]
 
@@ -26,6 +28,7 @@ Generate = Callable[[str, int], Drawn]
 class Parts:
     """Everything a run is made of; `launch` builds it from a config, fresh or from a checkpoint.
 
+    shared: the model as the processes of the run share it. record: who writes the run's files, on rank 0 alone.
     changed: arms, bounds or lineage are not those of any checkpoint yet. alarms: of kept state files that
     were passed over (`state.passed`), which `status` looks up by itself.
     """
@@ -37,6 +40,7 @@ class Parts:
     reward: Reward[Any]
     gate: Gate
     model: Decoder
+    shared: Whole
     optimizer: torch.optim.AdamW
     train_step: TrainStep
     ring: Ring
@@ -46,5 +50,6 @@ class Parts:
     position: Position
     flags: Flags
     device: torch.device
+    world: World
     changed: bool
     alarms: list[str]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import torch
+from torch import Tensor
 
 from bandit.ledger import Ticket
 from curriculum.errors import Exit, FirehoseError
@@ -23,10 +23,8 @@ from state.envelope import Envelope
 from state.rows import RowFile, encode_row
 from state.run_dir import RunDir
 from state.store import StateStore, utc_now
-from trainer import checkpoint, optim
-from trainer.align import Alignment
+from trainer import checkpoint
 from trainer.desk import Desk
-from trainer.model import Decoder
 from trainer.ring import StepResult
 from trainer.sampling import Drawn
 
@@ -215,9 +213,8 @@ class Record:
         self,
         at: Position,
         payload: dict[str, Any],
-        model: Decoder,
-        optimizer: torch.optim.Optimizer,
-        align: Alignment | None,
+        model: dict[str, Tensor],
+        optimizer: dict[str, Tensor],
     ) -> None:
         """Write a checkpoint that carries the very state the commit after it will make current; then retain."""
         self.checkpoint_step = at.step
@@ -225,8 +222,8 @@ class Record:
         checkpoint.save(
             self.run.checkpoints,
             at.step,
-            model=dict(model.named_parameters()),
-            optimizer={**optim.state_tensors(optimizer, model), **(align.tensors() if align else {})},
+            model=model,
+            optimizer=optimizer,
             meta={**self.meta, "state": msgspec.to_builtins(self.envelope)},
         )
         protect = set(self.standing.get("protected", []))  # what pivots began from

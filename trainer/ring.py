@@ -16,7 +16,8 @@ class StepResult:
     """What a step left: loss a pull in nats (nan or inf possible), gradient norm before clipping, skipped or not.
 
     signals: a number a pull, for a reward that needs one; None where it was not measured or is not finite. goal: the
-    goal's held-out loss before the step, likewise.
+    goal's held-out loss before the step, likewise. stop, request: whether any rank had heard a signal to stop, or
+    SIGUSR1, as the step was dispatched; never stored.
     """
 
     losses: list[float]
@@ -24,6 +25,8 @@ class StepResult:
     skipped: bool
     signals: list[float | None]
     goal: float | None = None
+    stop: bool = False
+    request: bool = False
 
     @property
     def loss(self) -> float:
@@ -32,13 +35,20 @@ class StepResult:
 
 
 class Ring:
-    """`slots` rows: a loss and a signal for each of grad_accum pulls, the goal's loss, the norm and the skip flag."""
+    """`slots` rows: a loss and a signal for each of grad_accum pulls, the goal's loss, the norm, and three flags.
+
+    The flags are 0 or not: skipped, and what this process heard from outside (`heard`), by which all ranks know it once
+    their rows are averaged.
+    """
 
     def __init__(self, slots: int, grad_accum: int, device: torch.device) -> None:
         self.slots, self.grad_accum = slots, grad_accum
-        width = 2 * grad_accum + 3
+        width = 2 * grad_accum + 5
         self.rows = torch.zeros(slots, width, dtype=torch.float32, device=device)
         self.holds = [0] * slots  # which step a slot holds
+        self.heard: tuple[bool, bool] | None = (
+            None  # stop, request; None: a process alone, which needs no row to know
+        )
         self.cuda = device.type == "cuda"
         if self.cuda:
             self.home = torch.zeros(slots, width, dtype=torch.float32, pin_memory=True)
@@ -48,11 +58,13 @@ class Ring:
     def row(self, step: int) -> Tensor:
         """The device row of a step, to be written by it: losses, signals, goal, norm, skipped (0 or 1).
 
-        Signals and goal are NaN, which says that they were not measured, until they are written.
+        Two columns more are written here: stop and request. Signals and goal are NaN, which says that they were not measured, until they are written.
         """
         self.holds[step % self.slots] = step
         row = self.rows[step % self.slots]
-        row[self.grad_accum : -2].fill_(math.nan)
+        row[self.grad_accum : -4].fill_(math.nan)
+        for column, heard in zip((-2, -1), self.heard or (), strict=False):
+            row[column].fill_(heard)
         return row
 
     def publish(self, step: int) -> None:
@@ -74,11 +86,13 @@ class Ring:
             values = self.home[slot].tolist()
         else:
             values = self.rows[slot].tolist()
-        measured = [value if math.isfinite(value) else None for value in values[self.grad_accum : -2]]
+        measured = [value if math.isfinite(value) else None for value in values[self.grad_accum : -4]]
         return StepResult(
             losses=values[: self.grad_accum],
-            norm=values[-2],
-            skipped=values[-1] != 0.0,
+            norm=values[-4],
+            skipped=values[-3] != 0.0,
             signals=measured[:-1],
             goal=measured[-1],
+            stop=values[-2] != 0.0,
+            request=values[-1] != 0.0,
         )

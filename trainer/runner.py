@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -26,6 +26,9 @@ from state.lock import RunLock
 from state.run_dir import RunDir
 from state.store import StateStore
 from trainer.signals import Flags
+
+if TYPE_CHECKING:
+    from trainer.world import World
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -91,7 +94,7 @@ def plan_of(config: Config, run: RunDir, runs_dir: Path) -> Plan:
 def describe(plan: Plan) -> dict[str, Any]:
     """What a launch would train on: phases, sources, bounds and the share intervals they imply, and what it would find."""
     from curriculum import sources
-    from trainer import goal, identity, launch, weights
+    from trainer import goal, identity, start, weights
 
     config, run = plan.config, plan.run
     payload: dict[str, Any] = {}
@@ -102,7 +105,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         payload, step = seen.settled.payload or {}, seen.settled.step
         findings = passed.before_launch(run, seen.findings)
         if halt := payload.get("halt"):
-            raise launch.halted(run, halt)
+            raise start.halted(run, halt)
     with naming(config):
         corpus = sources.open_corpus(config)
         sources.check_sources(config, corpus, known=sources.known_arms(payload))
@@ -143,7 +146,7 @@ def describe(plan: Plan) -> dict[str, Any]:
 def table(plan: Plan, summary: dict[str, Any]) -> list[str]:
     """`describe` for a person."""
     from state.status import table as columns
-    from trainer import launch
+    from trainer import start
 
     rows = [
         [
@@ -170,7 +173,7 @@ def table(plan: Plan, summary: dict[str, Any]) -> list[str]:
         f"would {verb} run {summary['run']}: {summary['steps']:,} steps of {summary['tokens_per_step']:,} tokens, "
         f"{summary['parameters']:,} parameters",
         *(f"warning: {warning}" for warning in summary["warnings"]),
-        *(launch.told(Finding(**found)) for found in summary["findings"]),
+        *(start.told(Finding(**found)) for found in summary["findings"]),
         *columns(["source", "phase", "cap", "floor", "share from", "to", "tokens"], rows),
     ]
 
@@ -193,18 +196,27 @@ def preflight(plan: Plan) -> None:
         check_present(plan.config, open_corpus(plan.config), known=set())
 
 
-def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: bool = False) -> dict[str, Any]:
+def train(
+    plan: Plan,
+    *,
+    flags: Flags,
+    until: int | None = None,
+    clear_halt: bool = False,
+    world: "World | None" = None,
+) -> dict[str, Any]:
     """Launch and train until the end, a stop or a halt; what came of it, with the exit code under `exit`.
 
-    Raises FirehoseError where the run could not be launched or a file could not be written.
+    The other ranks of `world` are told what they `follow`. Raises FirehoseError where the run could not be launched,
+    a file could not be written or a rank was lost.
     """
     from trainer import view
     from trainer.display import open_display
     from trainer.launch import launch
     from trainer.loop import Loop
     from trainer.record import ENDINGS
+    from trainer.world import World
 
-    config, run = plan.config, plan.run
+    config, run, world = plan.config, plan.run, world or World()
     with naming(config):
         preflight(plan)
     with failing_writes(run.root):
@@ -224,16 +236,23 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
             for warning in plan.warnings:
                 display.note(f"warning: {warning}")
             display.note(config_rules.decay_line(config))
-            with naming(config):
+            last = min(until or config.train.steps, config.train.steps)
+            with naming(config), world.talking():
+                world.tell(orders(config, run, last))
                 parts = launch(
-                    config, run, flags=flags, clear_halt=clear_halt, say=display.note, runs_dir=plan.runs_dir
+                    config,
+                    run,
+                    flags=flags,
+                    clear_halt=clear_halt,
+                    say=display.note,
+                    runs_dir=plan.runs_dir,
+                    world=world,
                 )
             step, began = parts.position.step, True
             for line in settings(
                 parts.config, parts.model.parameter_count(), parts.record.standing["platform"]
             ):
                 display.note(line)
-            last = min(until or config.train.steps, config.train.steps)
             if step >= last:
                 display.note(f"nothing to do: the run is at step {step} already")
                 parts.feed.close()
@@ -243,7 +262,8 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
                 verb = "begins" if step == 0 else f"resumes after step {step}"
                 display.note(f"run {run.name} {verb}; firehose status {run.root} looks at it from elsewhere")
                 loop = Loop(parts, display)
-                ended = loop.run(last)
+                with world.talking():
+                    ended = loop.run(last)
                 display.note(f"time: {loop.timers.report()}")
                 seconds = loop.timers.seconds
             step = parts.position.step
@@ -267,6 +287,38 @@ def train(plan: Plan, *, flags: Flags, until: int | None = None, clear_halt: boo
             raise
         finally:
             display.close()
+
+
+def orders(config: Config, run: RunDir, last: int) -> dict[str, Any]:
+    """What the other ranks need to follow a run up to step `last`: its config as text, wherever each of them is."""
+    original = configs.original_of(config.path) if config.path.name == "config.toml" else None
+    text = config.path.read_text(encoding="utf-8")
+    paths = {
+        "path": str(config.path),
+        "original": str(original or config.path),
+        "run": str(run.root.resolve()),
+    }
+    return {"config": text, **paths, "last": last}
+
+
+def follow(world: "World", flags: Flags) -> int:
+    """Train as one of the ranks that are not the first, as that one says; the exit code, which is that one's as well."""
+    from state.polish import polish
+    from trainer import launch, view
+    from trainer.display import Silent
+    from trainer.loop import Loop
+
+    with world.talking():
+        told = world.tell(None)
+        if told is None:  # rank 0 has parted: there was nothing to train
+            return Exit.OK
+        config = polish.check(told["config"], Path(told["path"]), Path(told["original"]))
+        parts = launch.follow(config, RunDir(Path(told["run"])), flags=flags, world=world)
+        step, last = parts.position.step, told["last"]
+        if step >= last:
+            parts.feed.close()
+            return view.outcome(parts, step)
+        return Loop(parts, Silent()).run(last)
 
 
 def check_space(root: Path, least: int = 64 << 20) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from trainer.align import Alignment
 from trainer.goal import GoalLoss
 from trainer.model import Decoder
+from trainer.parallel import Whole
 from trainer.ring import Ring
 
 Loss = Callable[[Tensor], Tensor]
@@ -36,11 +37,13 @@ class TrainStep:
         autocast: AbstractContextManager[None],
         align: Alignment | None = None,
         goal_loss: GoalLoss | None = None,
+        shared: Whole | None = None,
     ) -> None:
         self.model, self.optimizer, self.ring = model, optimizer, ring
         self.grad_clip, self.autocast = grad_clip, autocast
         self.align, self.goal_loss = align, goal_loss
-        self.parameters = list(model.parameters())
+        self.shared = shared or Whole(model)
+        self.parameters = list(self.shared.named.values())
         self.row = torch.zeros_like(ring.rows[0])
         self.forward: Loss = model.loss
         self.runner: Update = self.update
@@ -76,13 +79,14 @@ class TrainStep:
         for micro, windows in enumerate(pulls):
             with self.autocast:
                 loss = self.forward(windows)
-            (loss / count).backward()  # type: ignore[no-untyped-call]
+            self.shared.backward(loss / count, last=micro == count - 1)
             row[micro] = loss.detach()
             if self.align is not None:
                 row[count + micro] = self.align.cosine()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = self.shared.norm()
         bad = ~torch.isfinite(norm)
         row[2 * count + 1], row[2 * count + 2] = norm, bad
+        self.shared.world.mean_(row)
         self.optimizer.grad_scale = (norm / self.grad_clip).clamp(min=1.0)  # type: ignore[attr-defined]
         self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         self.optimizer.step()

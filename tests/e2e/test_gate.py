@@ -79,7 +79,7 @@ def test_every_runner_samples_through_the_gate() -> None:
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
                 if name in calls:
                     calls[name].append(path.name)
-    assert calls["Loop"] == ["runner.py"]
+    assert set(calls["Loop"]) == {"runner.py"}
     assert calls["observe"] == ["loop.py"]
     # The loop's own draw; its making in launch; and `firehose sample`, which trains nothing.
     assert calls["generate"] == ["launch.py", "loop.py", "runner.py"]

@@ -127,8 +127,10 @@ def test_the_state_goes_on_bit_for_bit_and_is_all_there_is() -> None:
     with torch.no_grad():
         for mine, theirs in zip(other.parameters, step.parameters, strict=True):
             mine.copy_(theirs)
-    stored = {key: tensor.clone() for key, tensor in optim.state_tensors(step.optimizer, step.model).items()}
-    optim.load_state(other.optimizer, other.model, stored)
+    stored = {
+        key: tensor.clone() for key, tensor in optim.state_tensors(step.optimizer, step.shared.named).items()
+    }
+    optim.load_state(other.optimizer, other.shared.named, stored)
     other.align.load({key: tensor.clone() for key, tensor in step.align.tensors().items()})
     for number in range(6, 9):
         step.run(number, pulls(number), lr=1e-2)

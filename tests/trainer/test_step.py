@@ -70,8 +70,8 @@ def test_a_non_finite_step_changes_nothing_and_says_so() -> None:
 def test_the_ring_never_gives_an_old_value_for_a_new_step() -> None:
     ring = Ring(4, 2, CPU)
     assert ring.row(1)[2:5].isnan().all()
-    ring.row(1)[:] = torch.tensor([1.0, 2.0, 0.25, float("nan"), 7.0, 0.5, 0.0])
-    assert ring.read(1) == StepResult([1.0, 2.0], 0.5, False, signals=[0.25, None], goal=7.0)
+    ring.row(1)[:] = torch.tensor([1.0, 2.0, 0.25, float("nan"), 7.0, 0.5, 0.0, 0.0, 0.5])
+    assert ring.read(1) == StepResult([1.0, 2.0], 0.5, False, signals=[0.25, None], goal=7.0, request=True)
     assert ring.read(1).loss == 1.5
     with pytest.raises(LookupError, match="step 5"):
         ring.read(5)
@@ -84,14 +84,14 @@ def test_optimizer_state_survives_a_round_trip_by_name() -> None:
     model, step = build()
     step.run(1, pulls(1), lr=1e-2)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    moments = {name: t.clone() for name, t in optim.state_tensors(step.optimizer, model).items()}
+    moments = {name: t.clone() for name, t in optim.state_tensors(step.optimizer, step.shared.named).items()}
     step.run(2, pulls(2), lr=1e-2)
 
     other, again = build()
     with torch.no_grad():
         for name, p in other.named_parameters():
             p.copy_(weights[name])
-    optim.load_state(again.optimizer, other, moments)
+    optim.load_state(again.optimizer, again.shared.named, moments)
     again.run(2, pulls(2), lr=1e-2)
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
