@@ -7,10 +7,10 @@ from junk best, and better than the whole gradient (`bench/reward.py` prints bot
 from contextlib import AbstractContextManager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.goal import GoalText
+from trainer.loss import cross_entropy
 from trainer.model import Decoder
 from trainer.parallel import Whole
 
@@ -72,8 +72,7 @@ class Alignment:
             with torch.no_grad(), self.autocast:
                 hidden = self.model.hidden(windows[:, :-1])
             with self.autocast:
-                logits = F.linear(hidden, head)
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
+                loss = cross_entropy(hidden, head, windows[:, 1:])
             found = torch.autograd.grad(weight * loss, head)[0]
             self.shared.world.mean_(found)
             gradient += self.shared.own(found) / (torch.linalg.vector_norm(found) * len(batches))

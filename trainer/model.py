@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bandit.hashing import Purpose, mix64
+from trainer.loss import cross_entropy
 
 INIT_STD = 0.02
 ROPE_BASE = 10_000.0
@@ -146,8 +147,7 @@ class Decoder(nn.Module):
 
     def loss(self, windows: Tensor) -> Tensor:
         """Mean cross-entropy in nats a token over windows [batch, time + 1]: each token predicts the next."""
-        logits = self(windows[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
+        return cross_entropy(self.hidden(windows[:, :-1]), self.head.weight, windows[:, 1:])
 
     def parameter_count(self) -> int:
         """Number of trained scalars; a tied head counts once."""
