@@ -153,15 +153,20 @@ class Dealer(Tally):
             self.credit[self._at] = self._credits
         super().fold()
 
-    def deal(self) -> int:
-        """The row that is served next."""
-        self._credits += self._gains
-        at = int(self._credits.argmax())
-        self._single[at] -= 1.0
-        row = self._rows[at]
-        self._served[row] += 1
-        self._held += 1
-        return row
+    def deal(self, pulls: int) -> list[int]:
+        """The rows that are served next, one for each pull."""
+        credits, gains, single = self._credits, self._gains, self._single
+        rows, served, add, largest = self._rows, self._served, np.add, self._credits.argmax
+        dealt = []
+        for _ in range(pulls):
+            add(credits, gains, credits)
+            at = largest()
+            single[at] -= 1.0
+            row = rows[at]
+            served[row] += 1
+            dealt.append(row)
+        self._held += pulls
+        return dealt
 
     def _undo(self, span: Span, row: int) -> None:
         self.credit -= span.shares

@@ -31,6 +31,9 @@ class Ticket(NamedTuple):
     window: int
 
 
+_NEW = tuple.__new__  # a quarter of the time of Ticket(...), which is most of what a ticket costs
+
+
 @dataclass(slots=True)
 class Entry:
     """An open ticket. credited: its reward has arrived. reward: None for a void pull. penalty: in reward units.
@@ -70,9 +73,10 @@ class Ledger:
 
     def issue(self, step: int, micro: int, arm: int, window: int, share: float | None = None) -> Ticket:
         """Open the next ticket. Steps must not fall."""
-        ticket = Ticket(self.next_id, step, micro, arm, window)
-        self.entries[ticket.id] = Entry(ticket, share=share)
-        self.next_id += 1
+        identity = self.next_id
+        ticket = _NEW(Ticket, (identity, step, micro, arm, window))
+        self.entries[identity] = Entry(ticket, False, None, 0.0, share)
+        self.next_id = identity + 1
         return ticket
 
     def credit(self, ticket_id: int, reward: float | None) -> None:

@@ -78,19 +78,41 @@ class Scheduler(Books):
         """
         if step != self._step or self._stale or step >= self._dwell_end or self._micro == self._picks:
             self._open(step)
-        row = self._dealer.deal() if self._mixture else self._deadlines.serve(self._rank)
-        cursor = self._cursors[row]
-        share = float(self._dealer.shares[row]) if self.policy.learn else None
-        ticket = self._ledger.issue(step, self._micro, self.arms.ids[row], cursor, share)
-        self._cursors[row] = cursor = cursor + self._windows
-        self._pull_counts[row] += 1
-        self._in_flight[row] += 1.0
-        self._micro += 1
-        if not self._mixture:
-            self._ranking.touch(row)
-            if cursor > self._sizes[row]:
-                self._wear(row)
+        if self._mixture:
+            return self._issue(step, self._dealer.deal(1))[0]
+        row = self._deadlines.serve(self._rank)
+        (ticket,) = self._issue(step, [row])
+        self._ranking.touch(row)
+        if self._cursors[row] > self._sizes[row]:
+            self._wear(row)
         return ticket
+
+    def pick_all(self, step: int) -> list[Ticket]:
+        """The tickets of `step` that are left, as so many calls of `pick` give them; a mixture deals them faster."""
+        if not self._mixture:
+            first = self.pick(step)
+            return [first, *(self.pick(step) for _ in range(self._picks - self._micro))]
+        if step != self._step or self._stale or step >= self._dwell_end or self._micro == self._picks:
+            self._open(step)
+        return self._issue(step, self._dealer.deal(self._picks - self._micro))
+
+    def _issue(self, step: int, rows: list[int]) -> list[Ticket]:
+        """Tickets of `step` for pulls of the arms of `rows`, in this order."""
+        cursors, windows, pulls, in_flight = self._cursors, self._windows, self._pull_counts, self._in_flight
+        ids, issue = self.arms.ids, self._ledger.issue
+        shares = self._dealer.shares if self.policy.learn else None
+        micro = self._micro
+        tickets = []
+        for row in rows:
+            cursor = cursors[row]
+            share = None if shares is None else float(shares[row])
+            tickets.append(issue(step, micro, ids[row], cursor, share))
+            cursors[row] = cursor + windows
+            pulls[row] += 1
+            in_flight[row] += 1.0
+            micro += 1
+        self._micro = micro
+        return tickets
 
     def _open(self, step: int) -> None:
         """What precedes the choice of a pick of `step`; done once, however often it is called before the pick."""

@@ -91,7 +91,7 @@ class Loop:
             for phase in self.phases:
                 if phase.first_step == step:
                     self.enter(phase)
-            self.tickets[step] = [self.parts.scheduler.pick(step) for _ in range(self.train.grad_accum)]
+            self.tickets[step] = self.parts.scheduler.pick_all(step)
             if self.world.size > 1:
                 for ticket in self.tickets[step]:
                     self.picked.update(f"{step} {ticket.arm} {ticket.window};".encode())

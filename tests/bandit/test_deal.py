@@ -28,7 +28,7 @@ def test_credit_stays_in_its_bounds_for_any_shares(seed: int, count: int) -> Non
     for ticket in range(1, 150):
         share = random_shares(rng, awake)
         dealer.begin(ticket, awake, share)
-        dealer.deal()
+        dealer.deal(1)[0]
         dealer.fold()
         dealer.forget(ticket)
         wanted += share
@@ -47,7 +47,7 @@ def test_the_bounds_are_reached_by_an_adversary_and_not_passed(count: int) -> No
     for ticket in range(1, count):
         share = np.array([row in waiting for row in range(count)]) / len(waiting)
         dealer.begin(ticket, awake, share)
-        served = dealer.deal()
+        served = dealer.deal(1)[0]
         dealer.fold()
         if ticket == 1:
             assert dealer.credit[served] == pytest.approx(-(1 - 1 / count), abs=1e-12)
@@ -65,7 +65,7 @@ def test_sleepers_keep_their_credit_and_are_not_served(seed: int, count: int) ->
         awake = flipped if flipped.any() else awake
         dealer.begin(ticket, awake, random_shares(rng, awake))
         frozen, offered = dealer.credit[~awake], dealer.offered.copy()
-        row = dealer.deal()
+        row = dealer.deal(1)[0]
         dealer.fold()
         dealer.forget(ticket)
         assert awake[row]
@@ -78,10 +78,10 @@ def test_sleepers_keep_their_credit_and_are_not_served(seed: int, count: int) ->
 def test_the_first_of_equal_credits_is_served() -> None:
     dealer = Dealer(4)
     dealer.begin(1, np.array([False, True, True, True]), np.array([0.0, 0.25, 0.25, 0.25]))
-    assert [dealer.deal() for _ in range(3)] == [1, 2, 3]
+    assert [dealer.deal(1)[0] for _ in range(3)] == [1, 2, 3]
     dealer = Dealer(2)
     dealer.begin(1, np.ones(2, dtype=np.bool_), np.array([0.4, 0.6]))
-    assert dealer.deal() == 1
+    assert dealer.deal(1)[0] == 1
 
 
 def test_pulls_are_taken_back_through_a_change_of_shares() -> None:
@@ -96,7 +96,7 @@ def test_pulls_are_taken_back_through_a_change_of_shares() -> None:
         if ticket == 11:
             dealer.fold()
             before = dealer.credit.copy(), dealer.served.copy(), dealer.offered.copy()
-        rows.append(dealer.deal())
+        rows.append(dealer.deal(1)[0])
     for ticket in range(30, 10, -1):
         dealer.undo(ticket, rows[ticket - 1])
     np.testing.assert_allclose(dealer.credit, before[0], atol=1e-12)
@@ -106,7 +106,7 @@ def test_pulls_are_taken_back_through_a_change_of_shares() -> None:
 def test_a_pull_from_before_a_restart_is_in_no_count_to_take_back() -> None:
     dealer, awake = Dealer(2), np.ones(2, dtype=np.bool_)
     dealer.begin(1, awake, np.array([0.3, 0.7]))
-    row = dealer.deal()
+    row = dealer.deal(1)[0]
     dealer.restart()
     dealer.undo(1, row)
     assert not dealer.credit.any() and not dealer.served.any() and not dealer.offered.any()

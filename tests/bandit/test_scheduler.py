@@ -21,6 +21,7 @@ from bandit.errors import (
     StepOutOfOrder,
     UnknownArm,
 )
+from bandit.policies import POLICIES
 from bandit.scheduler import Scheduler, SchedulerConfig
 
 
@@ -116,6 +117,20 @@ def test_a_step_has_its_picks_in_order() -> None:
     scheduler.pick(6)
     with pytest.raises(StepOutOfOrder, match="step 6 still lacks picks"):
         scheduler.pick(7)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_all_picks_of_a_step_at_once_are_the_picks_one_by_one(policy: str) -> None:
+    settings = config(policy=policy, grad_accum=5)
+    one, other = Scheduler(settings, arms(4)), Scheduler(settings, arms(4))
+    for step in range(1, 60):
+        credit_due(one, step)
+        credit_due(other, step)
+        begun = [other.pick(step)] if step % 3 == 0 else []  # the rest of a step that was begun
+        assert [one.pick(step) for _ in range(5)] == begun + other.pick_all(step)
+        assert one.snapshot() == other.snapshot()
+    with pytest.raises(StepOutOfOrder):
+        other.pick_all(61)
 
 
 def test_a_missing_credit_stops_the_pick_and_changes_nothing() -> None:
