@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,6 +16,7 @@ from msgspec import Meta
 from curriculum import config_rules, config_toml
 from curriculum.config_rules import decay_line as decay_line
 from curriculum.config_rules import warnings as warnings
+from curriculum.text.scripts import Script
 
 # width, heads, layers, block_size (tokens). The sizes of the ANDREA models; the MLP is four times the width.
 PRESETS: dict[str, tuple[int, int, int, int]] = {
@@ -43,6 +44,14 @@ NOT_TRAINING = frozenset(
         "train.parallel",
         "sources.*.path",
         "sources.*.expect_documents",
+        "sources.*.clean",
+        "clean.scripts",
+        "clean.foreign_share",
+        "clean.longest_paragraph",
+        "clean.bigram_diversity",
+        "clean.list_share",
+        "clean.prompt_signs",
+        "clean.near_duplicates",
     }
 )
 
@@ -81,6 +90,54 @@ class Data(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True
     tokenizer_sample_mb: Annotated[
         int, _doc("Megabytes of text, sampled evenly from the sources, that train the tokenizer.", ge=1)
     ] = 100
+
+
+class Clean(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """The limits of the cleaning rules (docs/data.md); every source goes through every rule."""
+
+    scripts: Annotated[
+        tuple[Script, ...], _doc("Writing systems the text may be in, by their Unicode names.", min_length=1)
+    ] = ("Latin",)
+    foreign_share: Annotated[
+        float,
+        _doc(
+            "Share of letters of other scripts over which a document is dropped, or in half of its turns; 1 keeps all.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.2
+    longest_paragraph: Annotated[int, _doc("Characters of the longest line that is kept.", ge=1)] = 2000
+    bigram_diversity: Annotated[
+        float,
+        _doc(
+            "Share of new word pairs under which a document is dropped as repetition; 0 keeps all.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.3
+    list_share: Annotated[
+        float,
+        _doc(
+            "Share of list items, table rows and log lines over which a document is dropped; 1 keeps all.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.7
+    prompt_signs: Annotated[
+        int,
+        _doc(
+            "Signs of a system prompt (one a header, three a stronger sign) at which a first user turn is dropped.",
+            ge=1,
+        ),
+    ] = 3
+    near_duplicates: Annotated[
+        float,
+        _doc(
+            "Similarity of five-word runs from which the later document is dropped, such as 0.8; 0 compares none. Needs the extra `near`.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.0
 
 
 class Model(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -257,6 +314,20 @@ class Gate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True
     min_new_tokens: Annotated[int, _doc("Fewest tokens before a sample may end.", ge=0)] = 16
 
 
+if TYPE_CHECKING:
+    SourceClean = Clean
+else:
+    # The same keys, each of which may be left out.
+    SourceClean = msgspec.defstruct(
+        "SourceClean",
+        [(field.name, field.type | None, None) for field in msgspec.structs.fields(Clean)],
+        kw_only=True,
+        forbid_unknown_fields=True,
+        frozen=True,
+        omit_defaults=True,
+    )
+
+
 class Source(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """A body of text, and the bounds of its arm."""
 
@@ -267,6 +338,13 @@ class Source(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
     max_share: Annotated[float, _doc("Largest share of the pulls, a hard bound.", minimum=0)] = 1.0
     expect_documents: Annotated[
         Amount | None, _doc("Documents the data must hold, or the launch is refused.", default="not checked")
+    ] = None
+    clean: Annotated[
+        SourceClean | None,
+        _doc(
+            "Limits of the cleaning rules for this source, by the keys of `[clean]`.",
+            default="those of `[clean]`",
+        ),
     ] = None
 
     @property
@@ -283,6 +361,7 @@ class ConfigFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     ] = ""
     seed: Annotated[int, _doc("Seed of every random draw.", ge=0, le=2**63 - 1)] = 1337
     data: Data = Data()
+    clean: Clean = Clean()
     model: Model = Model()
     train: Train = Train()
     curriculum: Curriculum = Curriculum()
@@ -302,6 +381,12 @@ class Config(ConfigFile, kw_only=True, frozen=True):
     def resolve(self, p: str | Path) -> Path:
         """A path of the config as an absolute path."""
         return Path(os.path.normpath(self.base / Path(p).expanduser()))
+
+    def clean_of(self, source: str) -> Clean:
+        """The limits of the cleaning rules for a source: its own where it sets them, else those of `[clean]`."""
+        own = self.sources[source].clean
+        given = {} if own is None else msgspec.to_builtins(own)
+        return msgspec.convert({**msgspec.to_builtins(self.clean), **given}, Clean)
 
 
 def load(path: str | Path, *, original: str | Path | None = None, rules: bool = True) -> Config:

@@ -66,10 +66,14 @@ def _kind(kind: inspect.Type, meta: inspect.Metadata | None = None) -> str:
         return ", ".join(f"`{value}`" for value in kind.values)
     if isinstance(kind, inspect.IntType | inspect.FloatType):
         return ("whole number" if isinstance(kind, inspect.IntType) else "number") + _range(kind, meta)
+    if isinstance(kind, inspect.StructType):
+        return "table"
     if isinstance(kind, inspect.BoolType):
         return "true or false"
     if isinstance(kind, inspect.StrType):
         return "string"
+    if isinstance(kind, inspect.VarTupleType) and isinstance(kind.item_type, inspect.LiteralType):
+        return f"list of some of {_kind(kind.item_type)}"
     if isinstance(kind, inspect.VarTupleType):
         return f"list of {_kind(kind.item_type)}s"
     assert isinstance(kind, inspect.TupleType), kind

@@ -290,4 +290,4 @@ def refused(found: Sequence[Change]) -> list[str]:
 
 
 def _may_change(key: str) -> bool:
-    return key.startswith(("curriculum.", "gate.")) or key in CADENCE or key in FREE
+    return key.startswith(("clean.", "curriculum.", "gate.")) or key in CADENCE or key in FREE

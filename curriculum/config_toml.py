@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import inspect
@@ -130,10 +130,18 @@ def _unknown(raw: dict[str, Any], struct: type[msgspec.Struct], at: Keys) -> Ite
         kind, inner = fields[key], [((*at, key), value)]
         if get_origin(kind) is dict and isinstance(value, dict):  # tables under names of the user's choice
             kind, inner = kind.__args__[1], [((*at, key, name), table) for name, table in value.items()]
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        if table_of := _table_type(kind):
             for keys, table in inner:
                 if isinstance(table, dict):
-                    yield from _unknown(table, kind, keys)
+                    yield from _unknown(table, table_of, keys)
+
+
+def _table_type(kind: Any) -> type[msgspec.Struct] | None:
+    """The struct that a field holds, also one that may be left out and has a description."""
+    if get_origin(kind) is Annotated:
+        kind = kind.__origin__
+    kinds = (kind, *get_args(kind))
+    return next((each for each in kinds if isinstance(each, type) and issubclass(each, msgspec.Struct)), None)
 
 
 def _homes(struct: type[msgspec.Struct]) -> dict[str, str]:

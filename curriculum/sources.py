@@ -1,6 +1,7 @@
 """The sources of a run: their token files, checked, and the arms that the bandit makes of them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bandit.arms import ArmSpec
@@ -9,6 +10,7 @@ from curriculum.arms import arm_spec
 from curriculum.config import Config
 from curriculum.eligibility import Phase, phases, why_not
 from curriculum.errors import Exit, FirehoseError
+from curriculum.text.tables import is_named
 from curriculum.tokens.corpus import Corpus
 
 
@@ -25,7 +27,7 @@ def open_corpus(config: Config) -> Corpus:
             f"{name} ({config.resolve(path)})"
             for name in wanted
             for path in config.sources[name].paths
-            if not any(config.base.glob(path)) and not config.resolve(path).exists()
+            if not (is_named(Path(path)) or any(config.base.glob(path)) or config.resolve(path).exists())
         ]
         missing = f"; their text is missing too: {', '.join(absent)}" if absent else ""
         first = "put the missing text there, then " if absent else ""

@@ -1,8 +1,8 @@
 """From text to token files: `firehose data build`.
 
-Two streaming passes over the text: one counts the documents and trains the tokenizer on an even sample, one encodes.
-A source's tokens go to a raw file first; when all its documents are hashed, their ranges are copied to the training
-and the held-out file. Memory holds one batch and 32 bytes a document. Everything is made in a folder inside the data
+Two streaming passes over the text: one cleans the documents and trains the tokenizer on an even sample, one encodes those
+that were kept. A source's tokens go to a raw file first; when all its documents are hashed, their ranges are copied to
+the training and the held-out file. Memory holds a few batches and about 32 bytes a document. Everything is made in a folder inside the data
 folder (so on the same file system) and renamed into place when every source has succeeded, the manifest last.
 """
 
@@ -11,37 +11,44 @@ import itertools
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curriculum.config import Config
+from curriculum.config import Clean, Config
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes, sha256_file
 from curriculum.text import template, tokenizer
-from curriculum.text.clean import Tally, clean
-from curriculum.text.read import Document, documents, find_files
+from curriculum.text.clean import Cleaner, Judges, Tally, in_batches, judges, kept
+from curriculum.text.read import Document, documents, find_files, size_of
 from curriculum.text.sample import Sampler
 from curriculum.text.split import choose_heldout, content_hash
 from curriculum.text.staging import publish, staging_folder
+from curriculum.text.tables import is_named
 from curriculum.text.tokenizer import Tokenizer
 from curriculum.tokens.btok import Btok, BtokWriter, token_width
 from curriculum.tokens.corpus import too_few_tokens
 from curriculum.tokens.manifest import Manifest, SourceEntry, TokenFile, TokenizerEntry
 from curriculum.tokens.windows import windows_in
 
+CLEAN = Clean()
 BATCH = 1 << 17  # characters encoded at a time; larger batches are slower and take more memory
 COPY = 1 << 20  # tokens copied at a time
 
 
 @dataclass(frozen=True, slots=True)
 class SourceText:
-    """Where a source's text is (files, folders, globs), and how many documents it should hold, if that is known."""
+    """Where a source's text is (see `read.find_files`), how many documents it should hold, if that is known, and limits.
+
+    limits: of the cleaning rules.
+    """
 
     paths: tuple[Path, ...]
     expect_documents: int | None = None
+    limits: Clean = CLEAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,8 @@ class BuildPlan:
     """What to build: `sources` into `out_dir`, held-out parts sized in windows of `block_size` tokens.
 
     A source's name is part of file names: `curriculum.config` says which will do. tokenizer: file of one to be used
-    again, with its template beside it, as for a source that joins a run; None trains one.
+    again, with its template beside it, as for a source that joins a run; None trains one. processes: that clean; None:
+    one a core where there is much text. The result is the same.
     """
 
     out_dir: Path
@@ -58,11 +66,12 @@ class BuildPlan:
     tokenizer_sample_mb: int = 100
     block_size: int = 1024
     tokenizer: Path | None = None
+    processes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a build is. stage: reading, training, encoding. Bytes are of text files, over all sources."""
+    """How far a build is. stage: reading (and cleaning), training, encoding. Bytes are of text files, over all sources."""
 
     stage: str
     source: str
@@ -80,7 +89,11 @@ def plan_for(config: Config, tokenizer: Path | None = None) -> BuildPlan:
     return BuildPlan(
         out_dir=config.resolve(config.data.dir),
         sources={
-            name: SourceText(tuple(map(config.resolve, source.paths)), source.expect_documents)
+            name: SourceText(
+                tuple(path if is_named(path) else config.resolve(path) for path in map(Path, source.paths)),
+                source.expect_documents,
+                config.clean_of(name),
+            )
             for name, source in config.sources.items()
             if name not in excluded
         },
@@ -112,12 +125,14 @@ def build(plan: BuildPlan, report: Report = lambda progress: None) -> Manifest:
         sampler = Sampler(
             plan.tokenizer_sample_mb * 1_000_000 * (plan.tokenizer is None), reading.bytes_total
         )
-        if plan.tokenizer is None:
-            trained = tokenizer.train(reading.sample(sampler), plan.vocab_size, staging / tokenizer.NAME)
-        else:
-            trained = tokenizer.copy(plan.tokenizer, staging / tokenizer.NAME)
-            for _ in reading.sample(sampler):
-                pass  # what this pass counts and checks is wanted all the same
+        with judges(reading.bytes_total, plan.processes) as cleaning:
+            sample = reading.sample(sampler, cleaning)
+            if plan.tokenizer is None:
+                trained = tokenizer.train(sample, plan.vocab_size, staging / tokenizer.NAME)
+            else:
+                trained = tokenizer.copy(plan.tokenizer, staging / tokenizer.NAME)
+                for _ in sample:
+                    pass  # what this pass counts and checks is wanted all the same
         entries = {name: _build_source(reading, name, trained, staging) for name in plan.sources}
         manifest = Manifest(
             tokenizer=TokenizerEntry(
@@ -135,48 +150,63 @@ def build(plan: BuildPlan, report: Report = lambda progress: None) -> Manifest:
     return manifest
 
 
+@dataclass(slots=True)
+class _Cleaned:
+    """What the first pass found of a source: a verdict a document, what they sum to, and the characters it read."""
+
+    tally: Tally
+    verdicts: bytearray = field(default_factory=bytearray)
+    characters: int = 0
+
+
 class _Reading:
-    """The two passes over the text, with one progress and one set of tallies."""
+    """The two passes over the text, with one progress and what the first one found for the second."""
 
     def __init__(self, plan: BuildPlan, files: Mapping[str, list[Path]], report: Report) -> None:
         self.plan = plan
         self.files = files
-        self.tallies: dict[str, Tally] = {}
-        self.bytes_of = {name: sum(f.stat().st_size for f in found) for name, found in files.items()}
+        self.cleaned: dict[str, _Cleaned] = {}
+        self.bytes_of = {name: sum(map(size_of, found)) for name, found in files.items()}
         self.bytes_total = sum(self.bytes_of.values())
         self._report = report
 
-    def sample(self, sampler: Sampler) -> Iterator[str]:
-        """First pass: count and check every document, and yield what the tokenizer is trained on."""
+    def sample(self, sampler: Sampler, judges: Judges) -> Iterator[str]:
+        """First pass: clean and count every document, and yield what the tokenizer is trained on."""
         done = 0
         for name in self.files:
-            tally = Tally()
-            for batch in self._batches("reading", name, tally, done):
-                yield from sampler.take(text for text, _ in batch)
-            self._check_counts(name, tally)
-            self.tallies[name] = tally
-            done += self.bytes_of[name]
-        kept = sum(tally.documents_out for tally in self.tallies.values())
-        self._report(Progress("training", "the tokenizer", kept, self.bytes_total, self.bytes_total))
+            cleaner = Cleaner(self.plan.sources[name].limits, judges)
+            found = self.cleaned[name] = _Cleaned(cleaner.tally)
+            for batch, verdicts in cleaner.clean(self._documents(name)):
+                found.verdicts += verdicts
+                found.characters += sum(len(document.text) for document in batch)
+                done += sum(document.size for document in batch)
+                self._report(Progress("reading", name, cleaner.tally.documents_in, done, self.bytes_total))
+                yield from sampler.take(document.text for document in kept(batch, verdicts))
+            self._check_counts(name, cleaner.tally)
+        out = sum(found.tally.documents_out for found in self.cleaned.values())
+        self._report(Progress("training", "the tokenizer", out, self.bytes_total, self.bytes_total))
 
     def encode(self, name: str) -> Iterator[list[str]]:
-        """Second pass over one source: its documents in batches, the same ones as in the first."""
-        done = sum(
-            size for _, size in itertools.takewhile(lambda item: item[0] != name, self.bytes_of.items())
-        )
-        tally = Tally()
-        for batch in self._batches("encoding", name, tally, done):
-            yield [text for text, _ in batch]
-        if tally != self.tallies[name]:
+        """Second pass over one source: the documents that the first one kept, in batches."""
+        before = itertools.takewhile(lambda item: item[0] != name, self.bytes_of.items())
+        done, documents, characters = sum(size for _, size in before), 0, 0
+        found = self.cleaned[name]
+        for batch in in_batches(self._documents(name), BATCH):
+            verdicts = bytes(found.verdicts[documents : documents + len(batch)])
+            documents += len(batch)
+            characters += sum(len(document.text) for document in batch)
+            if len(verdicts) < len(batch):
+                break
+            yield [document.text for document in kept(batch, verdicts)]
+            done += sum(document.size for document in batch)
+            self._report(Progress("encoding", name, documents, done, self.bytes_total))
+        if (documents, characters) != (len(found.verdicts), found.characters):
             raise _refused(
                 name, f"the text of source {name} changed while it was read", "let its writer finish"
             )
 
-    def _batches(self, stage: str, name: str, tally: Tally, done: int) -> Iterator[list[Document]]:
-        for batch in _in_batches(clean(documents(name, self.files[name]), tally)):
-            yield batch
-            done += sum(size for _, size in batch)
-            self._report(Progress(stage, name, tally.documents_in, done, self.bytes_total))
+    def _documents(self, name: str) -> Iterator[Document]:
+        return documents(name, self.files[name])
 
     def _check_counts(self, name: str, tally: Tally) -> None:
         expected = self.plan.sources[name].expect_documents
@@ -187,25 +217,12 @@ class _Reading:
                 f"complete the source's text or correct sources.{name}.expect_documents",
             )
         if tally.documents_out == 0:
-            dropped = ", ".join(f"{count:,} {rule}" for rule, count in tally.dropped.items())
+            dropped = ", ".join(f"{count:,} {rule}" for rule, count in tally.dropped.items() if count)
             raise _refused(
                 name,
-                f"source {name} has no documents ({tally.documents_in:,} read; dropped: {dropped})",
-                "give the source text, or remove it from the config",
+                f"source {name} has no documents ({tally.documents_in:,} read; dropped: {dropped or 'none'})",
+                "give the source text, remove it, or set its limits (sources.NAME.clean; docs/data.md)",
             )
-
-
-def _in_batches(stream: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in stream:
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= BATCH:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def _build_source(reading: _Reading, name: str, trained: Tokenizer, staging: Path) -> SourceEntry:
@@ -226,7 +243,7 @@ def _build_source(reading: _Reading, name: str, trained: Tokenizer, staging: Pat
         _copy(raw, token_width(trained.vocab_size), lengths, held, writers)
     raw.unlink()
     parts = [_describe(staging / file, name) for file in names]
-    tally = reading.tallies[name]
+    tally = reading.cleaned[name].tally
     return SourceEntry(
         files_read=len(reading.files[name]),
         bytes_read=reading.bytes_of[name],
@@ -236,6 +253,7 @@ def _build_source(reading: _Reading, name: str, trained: Tokenizer, staging: Pat
         train=parts[0],
         heldout=parts[1] if len(parts) > 1 else None,
         notes=() if note is None else (note,),
+        limits=msgspec.to_builtins(reading.plan.sources[name].limits),
     )
 
 
@@ -248,7 +266,7 @@ def _encode(
     with contextlib.ExitStack() as stack:
         with failing_writes(raw):
             file = stack.enter_context(raw.open("wb", buffering=0))
-        for texts in batches:
+        for texts in filter(None, batches):
             tokens, counts = trained.encode_documents(texts)
             with failing_writes(raw):
                 _write_all(file.fileno(), tokens.astype(dtype).tobytes())

@@ -1,4 +1,4 @@
-"""Documents out of text files, as a stream: JSONL (`text` or `messages`) and plain text, with errors that say where."""
+"""Documents out of text, as a stream: JSONL (`text` or `messages`), plain text, and tables, with errors that say where."""
 
 import codecs
 import glob
@@ -11,11 +11,12 @@ from typing import NamedTuple
 import msgspec
 
 from curriculum.errors import Exit, FirehoseError
+from curriculum.text import tables
 from curriculum.text.template import Message, UnknownRole, render
 
 JSONL = frozenset({".jsonl", ".ndjson"})
 PLAIN = frozenset({".txt", ".text", ".md", ".rst", ""})
-IN_FOLDERS = frozenset({".jsonl", ".txt"})
+IN_FOLDERS = frozenset({".jsonl", ".txt", ".parquet"})
 LONGEST_LINE = 16 << 20  # bytes of a JSONL line: what one document may take in memory
 PACK = 2_000  # characters at which a plain-text document ends at the next blank line
 LONGEST_PARAGRAPH = 1 << 16  # characters after which it ends at the last line, without one
@@ -26,10 +27,20 @@ _BOM = codecs.BOM_UTF8
 
 
 class Document(NamedTuple):
-    """One document. `size`: bytes of its file read since the document before, for progress."""
+    """One document. `size`: bytes of its file read since the document before, for progress.
+
+    turn: of `messages` the first user's content, empty where no user speaks; None where only the text tells.
+    line: the JSONL line it was read from, or one made of it; None for plain text.
+    """
 
     text: str
     size: int
+    turn: str | None = None
+    line: bytes | None = None
+
+    def as_line(self) -> bytes:
+        """The document as a line of JSONL: as it stood in its file, with all its keys, where it came from one."""
+        return msgspec.json.encode({"text": self.text}) if self.line is None else self.line
 
 
 class _Line(msgspec.Struct):
@@ -43,14 +54,18 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 def find_files(source: str, paths: Iterable[str | Path]) -> list[Path]:
     """The text files that a source's paths name, each once.
 
-    A path is a file, a folder (every .jsonl and .txt in and below it, by name) or a glob. Raises FirehoseError:
-    NOT_FOUND for a path that names no file, REFUSED for a file that is empty or of a kind that is not read.
+    A path is a file, a folder (every .jsonl, .txt and .parquet in and below it, by name), a glob, a dataset that
+    `datasets` saved, or `hf:NAME` for one that it loads. Raises FirehoseError: NOT_FOUND for a path that names no
+    file, REFUSED for a file that is empty or of a kind that is not read.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
+        if tables.is_dataset(path):
+            found.setdefault(path, path)
+            continue
         files = _expand(path)
         if not files:
-            what = "holds no .jsonl or .txt file" if path.is_dir() else "does not exist"
+            what = "holds no .jsonl, .txt or .parquet file" if path.is_dir() else "does not exist"
             raise FirehoseError(
                 Exit.NOT_FOUND,
                 f"the text of source {source} is missing: {path} {what}",
@@ -59,8 +74,10 @@ def find_files(source: str, paths: Iterable[str | Path]) -> list[Path]:
                 next=f"put the text there, or correct sources.{source}.path in the config",
             )
         for file in files:
-            if file.suffix.lower() not in JSONL | PLAIN:
-                raise _refused(file, source, f"{file.name} is neither JSONL nor plain text by its name")
+            if file.suffix.lower() not in JSONL | PLAIN | tables.PARQUET:
+                raise _refused(
+                    file, source, f"{file.name} is neither JSONL, Parquet nor plain text by its name"
+                )
             if file.stat().st_size == 0:
                 raise _refused(file, source, f"{file.name} is empty")
             found.setdefault(file.resolve(), file)
@@ -75,7 +92,17 @@ def documents(source: str, files: Iterable[Path]) -> Iterator[Document]:
     UTF-8 (with its byte offset), a line that is not such an object or is longer than 16 MiB.
     """
     for file in files:
-        yield from _from_jsonl(source, file) if file.suffix.lower() in JSONL else _from_plain(source, file)
+        if tables.is_table(file):
+            yield from _from_table(source, file)
+        elif file.suffix.lower() in JSONL:
+            yield from _from_jsonl(source, file)
+        else:
+            yield from _from_plain(source, file)
+
+
+def size_of(file: Path) -> int:
+    """Bytes of text that a file or dataset holds, as far as can be told without reading it; 0 where it cannot."""
+    return tables.size_of(file) if tables.is_table(file) else file.stat().st_size
 
 
 def _expand(path: Path) -> list[Path]:
@@ -102,15 +129,22 @@ def _from_jsonl(source: str, path: Path) -> Iterator[Document]:
             except UnicodeDecodeError as error:
                 raise _bad_utf8(path, number, source, offset + len(line) - len(body) + error.start) from None
             if text.strip():
-                yield Document(_document_text(source, path, number, text), len(line))
+                yield _document(source, path, number, text, len(line))._replace(line=body.strip())
             offset += len(line)
 
 
-def _document_text(source: str, path: Path, number: int, line: str) -> str:
+def _from_table(source: str, path: Path) -> Iterator[Document]:
+    for row in tables.rows(source, path):
+        document = _document(source, path, row.number, row.line.decode(), row.size)
+        yield document._replace(line=row.line)
+
+
+def _document(source: str, path: Path, number: int, line: str, size: int) -> Document:
     try:
         record = _decode_line(line)
         if record.messages is not None:
-            return render(record.messages)
+            turn = next((each.content for each in record.messages if each.role == "user"), "")
+            return Document(render(record.messages), size, turn)
     except UnknownRole as error:
         raise _bad_line(path, number, source, str(error)) from None
     except msgspec.ValidationError as error:
@@ -119,7 +153,7 @@ def _document_text(source: str, path: Path, number: int, line: str) -> str:
         raise _bad_line(path, number, source, f"the line is not JSON: {error}") from None
     if record.text is None:
         raise _bad_line(path, number, source, "the line has neither `text` nor `messages`")
-    return record.text
+    return Document(record.text, size)
 
 
 def _from_plain(source: str, path: Path) -> Iterator[Document]:
@@ -196,5 +230,5 @@ def _refused(path: Path, source: str, what: str) -> FirehoseError:
         f"source {source} cannot be read: {what}",
         path=path,
         arm=source,
-        next=f"correct the file or sources.{source}.path; JSONL (.jsonl) and plain text (.txt, .md) are read",
+        next=f"correct the file or sources.{source}.path; JSONL (.jsonl), Parquet (.parquet) and plain text (.txt, .md) are read",
     )

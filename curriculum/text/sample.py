@@ -14,9 +14,12 @@ class Sampler:
     """
 
     def __init__(self, budget: int, total: int) -> None:
-        """budget: bytes to take at most. total: bytes of all texts, or more (the size of their files)."""
+        """budget: bytes to take at most. total: bytes of all texts, or more (the size of their files).
+
+        Where the texts turn out to be more than that, as in tables that do not tell their size (0), the sample ends early.
+        """
         self.taken = 0
-        self._total = max(1, total)
+        self._total = max(1, total or budget)
         self._budget = min(budget, self._total)
         self._credit = 0  # in bytes times total, so that it is exact
 
@@ -29,7 +32,7 @@ class Sampler:
         for text in texts:
             data = text.encode()
             self._credit += self._budget * len(data)
-            size = min(len(data), self._credit // self._total)
+            size = min(len(data), self._credit // self._total, self._budget - self.taken)
             if data and size >= min(len(data), PIECE):
                 self._credit -= size * self._total
                 self.taken += size

@@ -1,6 +1,7 @@
 """manifest.json: what a data folder holds, by source, with the counts and hashes that every launch checks."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -9,7 +10,7 @@ from curriculum.files import write_atomic
 
 NAME = "manifest.json"
 FORMAT = "firehose-data"
-VERSION = 1
+VERSION = 2
 
 
 class TokenFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,7 +30,8 @@ class SourceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One source: documents read and kept, why the others were dropped, its files, what is unusual about it.
 
     `files_read` and `bytes_read` count the text files. `dropped` has every rule, in the order they are applied.
-    `heldout` is null for a source too small to spare any document; `notes` says so in words.
+    `heldout` is null for a source too small to spare any document; `notes` says so in words. `limits` of the rules: by
+    the keys of `[clean]`; empty in a manifest of version 1, whose one rule had none.
     """
 
     files_read: int
@@ -40,6 +42,7 @@ class SourceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     train: TokenFile
     heldout: TokenFile | None = None
     notes: tuple[str, ...] = ()
+    limits: dict[str, Any] = {}
 
     @property
     def dropped_share(self) -> float:

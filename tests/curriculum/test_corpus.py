@@ -198,7 +198,7 @@ def test_a_changed_or_lost_tokenizer_stops_the_opening(folder: Path, file: str) 
         (b"{", Exit.DAMAGED, "damaged"),
         (b"[]", Exit.DAMAGED, "damaged"),
         (b'{"format": "other", "version": 1}', Exit.DAMAGED, "its format is 'other'"),
-        (b'{"format": "firehose-data", "version": 2}', Exit.NEWER_SCHEMA, "version 2"),
+        (b'{"format": "firehose-data", "version": 3}', Exit.NEWER_SCHEMA, "version 3"),
         (b'{"format": "firehose-data", "version": 1}', Exit.DAMAGED, "missing required field"),
         (b"\xff\xfe", Exit.DAMAGED, "damaged"),
         (None, Exit.NOT_FOUND, "holds no token files"),

@@ -8,6 +8,7 @@ from data_folders import files_in
 from typer.testing import CliRunner, Result
 
 from curriculum.data_cli import app
+from curriculum.text.clean import ALL_RULES
 
 CONFIG = """
 [data]
@@ -30,9 +31,16 @@ path = "nowhere.txt"
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     (tmp_path / "text/prose").mkdir(parents=True)
-    lines = ["".join(json.dumps({"text": f"Rain falls on town {n}. " * 6}) + "\n" for n in range(40))]
+    lines = [
+        "".join(
+            json.dumps({"text": " ".join(f"Rain {k} falls on town {n}." for k in range(6))}) + "\n"
+            for n in range(40)
+        )
+    ]
     (tmp_path / "text/prose/a.jsonl").write_text("".join(lines))
-    (tmp_path / "text/one.jsonl").write_text(json.dumps({"text": "one " * 50}) + '\n{"text": ""}\n')
+    (tmp_path / "text/one.jsonl").write_text(
+        json.dumps({"text": " ".join(f"one{n}" for n in range(50))}) + '\n{"text": ""}\n'
+    )
     path = tmp_path / "run.toml"
     path.write_text(CONFIG)
     return path
@@ -66,7 +74,7 @@ def test_build_json_is_the_contract(config: Path) -> None:
     assert {key: one[key] for key in ("in", "out", "dropped", "dropped_share", "documents")} == {
         "in": 2,
         "out": 1,
-        "dropped": {"empty": 1},
+        "dropped": {rule: int(rule == "empty") for rule in ALL_RULES},
         "dropped_share": 0.5,
         "documents": 1,
     }
@@ -98,7 +106,7 @@ def test_errors_have_their_code_and_name_the_source(config: Path) -> None:
     plain = data("build", config)
     assert plain.exit_code == 10
     assert plain.stdout == ""
-    assert "holds no .jsonl or .txt file" in plain.stderr
+    assert "holds no .jsonl, .txt or .parquet file" in plain.stderr
 
 
 def test_ls_flags_damaged_and_missing_files(config: Path) -> None:

@@ -187,7 +187,7 @@ def test_missing_text_is_named(tmp_path: Path) -> None:
     for path, words in (
         (tmp_path / "gone.jsonl", "does not exist"),
         (tmp_path / "*.txt", "does not exist"),
-        (tmp_path / "empty", "holds no .jsonl or .txt file"),
+        (tmp_path / "empty", "holds no .jsonl, .txt or .parquet file"),
     ):
         with pytest.raises(FirehoseError, match=words) as caught:
             find_files("prose", [path])
@@ -200,8 +200,8 @@ def test_missing_text_is_named(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    for name, words in (("empty.jsonl", "is empty"), ("a.parquet", "neither JSONL nor plain text")):
+    (tmp_path / "a.csv").write_bytes(b"a,b")
+    for name, words in (("empty.jsonl", "is empty"), ("a.csv", "neither JSONL, Parquet nor plain text")):
         with pytest.raises(FirehoseError, match=words) as caught:
             find_files("prose", [tmp_path / name])
         assert (caught.value.exit_code, caught.value.path) == (Exit.REFUSED, str(tmp_path / name))
