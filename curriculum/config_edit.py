@@ -18,7 +18,14 @@ OFF = "off"  # as a value: take the key out, so that its default holds
 CADENCE = ("train.sample_every", "train.checkpoint_every", "train.heldout_every")
 YES, NO = ("on", "yes", "true"), (OFF, "no", "false")
 # Keys that no pick, loss or sample depends on and that are no bounds: where a run's files are and how many it keeps.
-FREE = ("name", "data.dir", "data.tokenizer_sample_mb", "train.keep_checkpoints", "train.keep_every", "train.parallel")
+FREE = (
+    "name",
+    "data.dir",
+    "data.tokenizer_sample_mb",
+    "train.keep_checkpoints",
+    "train.keep_every",
+    "train.parallel",
+)
 
 
 @dataclass(frozen=True, slots=True)

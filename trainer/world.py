@@ -8,23 +8,26 @@ too: everything here then does nothing.
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from curriculum.errors import Exit, FirehoseError
+from state.process import Process, this_process
 
 # How long a rank waits for another that is not gone: launch reads the data and a boundary writes a checkpoint meanwhile.
 LIMIT = timedelta(minutes=10)
-# How long rank 0, having lost touch, waits to hear from the other ranks why; the others wait for its word longer.
-WORD_SECONDS, LATER_SECONDS = 2.0, 1.5
+# How long a rank that lost touch looks for the reason.
+WORD_SECONDS = 3.0
 # What is in the message of every error that a group's transport makes.
 TRANSPORT = ("gloo", "nccl", "connection", "socket", "timed out", "timeout")
 ENDED = "firehose/ended"
@@ -44,6 +47,7 @@ class World:
         self.rank, self.size = rank, size
         self.local_rank, self.local_size = local_rank, local_size
         self.store = store
+        self.peers: list[Process] = []
         self.group: dist.ProcessGroup | None = None  # of tensors; None is gloo, that of objects
 
     @property
@@ -72,7 +76,12 @@ class World:
                 "GLOO_SOCKET_IFNAME=eth0 NCCL_SOCKET_IFNAME=eth0 before it",
             ) from error
         local = int(environment.get("LOCAL_RANK", rank)), int(environment.get("LOCAL_WORLD_SIZE", size))
-        return cls(rank, size, *local, store)
+        world = cls(rank, size, *local, store)
+        store.set(f"firehose/process/{rank}", msgspec.json.encode(this_process(time.time())).decode())
+        world.peers = [
+            msgspec.json.decode(store.get(f"firehose/process/{other}"), type=Process) for other in range(size)
+        ]
+        return world
 
     def carry(self, device: torch.device) -> None:
         """From now on tensors are on this device. On CUDA they need NCCL."""
@@ -130,7 +139,7 @@ class World:
         dist.all_gather(found, own)
         others = [str(rank) for rank, theirs in enumerate(found) if not torch.equal(theirs, found[0])]
         if others:
-            raise FirehoseError(
+            raise (FirehoseError if self.first else Elsewhere)(
                 Exit.UNEXPECTED,
                 f"the ranks disagree on {what}: {', '.join(others)} of {self.size} differ from rank 0",
                 changed="nothing since the last commit",
@@ -160,22 +169,30 @@ class World:
                 raise
             raise self._lost(error) from error
 
+    def gone(self) -> list[int]:
+        """The ranks whose processes are no more, as far as that can be seen from this machine."""
+        return [rank for rank, process in enumerate(self.peers) if process.alive() is False]
+
     def _lost(self, error: RuntimeError) -> FirehoseError:
-        """What became of the others: the word of the one that ended the run, or which of them are gone without one."""
-        gone = list(range(self.size))
-        patience = WORD_SECONDS + (0.0 if self.first else LATER_SECONDS * (1 + self.rank / self.size))
-        deadline = time.monotonic() + patience
-        with contextlib.suppress(RuntimeError):  # the store may be gone as well
-            self.store.set(f"firehose/here/{self.rank}", "")
-            while time.monotonic() < deadline and (gone or not self.first):
+        """Why the others are out of reach: the word that one left, or else who is gone.
+
+        The first living rank says the latter, and leaves word of it; the others wait for that.
+        """
+        deadline = time.monotonic() + WORD_SECONDS
+        with contextlib.suppress(RuntimeError):  # the store may be out of reach as well
+            while time.monotonic() < deadline:
                 if self.store.check([ENDED]):
                     return Elsewhere(**json.loads(self.store.get(ENDED)))
-                gone = [rank for rank in gone if not self.store.check([f"firehose/here/{rank}"])]
+                gone = self.gone()
+                if gone and all(rank in gone for rank in range(self.rank)):
+                    break
                 time.sleep(0.05)
-        who = f"rank {', '.join(map(str, gone))} is gone" if gone else "the ranks lost touch"
+        who = ", ".join(map(str, self.gone()))
         return FirehoseError(
             Exit.UNEXPECTED,
-            f"{who}, and rank {self.rank} of {self.size} cannot go on alone: {first_line(error)}",
+            f"rank {who} of {self.size} is gone, and the others cannot go on: {first_line(error)}"
+            if who
+            else f"rank {self.rank} of {self.size} is out of touch with the others: {first_line(error)}",
             changed="nothing since the last commit; every file is whole",
             next="run the same command again to go on from the last checkpoint",
         )
@@ -219,5 +236,10 @@ class Elsewhere(FirehoseError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """The first sentence of what an error says, without the place in a library's source that it begins with.
+
+    >>> first_line(RuntimeError("[/gloo/pair.cc:537] Read error [10.0.0.2]:80: Connection reset by peer. This is odd."))
+    'Read error [10.0.0.2]:80: Connection reset by peer'
+    """
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"^\[[^]]*:\d+\] ", "", line).split(". ")[0].rstrip(".")
