@@ -111,6 +111,8 @@ def run_command(
                 emit_json("run/1", {"dry_run": True, **summary})
             else:
                 print("\n".join(runner.table(plan, summary)))
+            if world is not None:
+                world.announce(None)
             return Exit.OK
         if detach:
             runner.preflight(plan)

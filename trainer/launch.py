@@ -83,7 +83,7 @@ def launch(
         config, run, store, clear_halt=clear_halt, say=say, runs_dir=runs_dir, world=world
     )
     if world.size > 1:
-        world.tell(asdict(start))
+        world.announce(asdict(start))
     built = build(config, corpus, start, found.look.weights or found.origin, say, world)
     if found.origin is not None:
         say(f"weights are those of {found.origin.path} (step {found.origin.step})")
@@ -97,7 +97,7 @@ def launch(
 
 def follow(config: Config, run: RunDir, *, flags: Flags, world: World) -> Parts:
     """What `launch` gives, on another rank than the first: built from what that one settled, no file being touched."""
-    start = msgspec.convert(world.tell(None), Start)
+    start = msgspec.convert(world.announce(), Start)
     corpus, stored = open_corpus(config), checkpoint_at(start.weights or start.origin, world)
     built = build(config, corpus, start, stored, lambda message: None, world)
     return assemble(
@@ -205,6 +205,8 @@ def assemble(
     """The parts, by name. tokenizer: of the rank that samples."""
     train, device, shared, world = config.train, built.device, built.shared, built.shared.world
     ring = Ring(max(16, 4 * train.feedback_delay), train.grad_accum, device)
+    if world.size > 1:
+        ring.alive = world.check
     names = {arm_id: name for name, arm_id in start.ids.items()}
 
     def generate(prompt: str, step: int) -> Drawn:
@@ -250,7 +252,7 @@ def assemble(
         device=device,
         world=world,
         changed=start.moved,
-        alarms=start.alarms,
+        alarms=world.announce(passed.alarms(record.run) if world.first else None),
     )
 
 

@@ -5,10 +5,14 @@ on the CPU the slot is simply read. Reading a step that was overwritten is an er
 """
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Ring:
         self.heard: tuple[bool, bool] | None = (
             None  # stop, request; None: a process alone, which needs no row to know
         )
+        self.alive: Callable[[], None] | None = None  # raises where a rank that the device waits for is gone
         self.cuda = device.type == "cuda"
         if self.cuda:
             self.home = torch.zeros(slots, width, dtype=torch.float32, pin_memory=True)
@@ -82,7 +87,7 @@ class Ring:
         if self.holds[slot] != step:
             raise LookupError(f"step {step} is no longer in the ring: its slot holds step {self.holds[slot]}")
         if self.cuda:
-            self.arrived[slot].synchronize()
+            self._await(slot)
             values = self.home[slot].tolist()
         else:
             values = self.rows[slot].tolist()
@@ -96,3 +101,15 @@ class Ring:
             stop=values[-2] != 0.0,
             request=values[-1] != 0.0,
         )
+
+    def _await(self, slot: int) -> None:
+        """Wait for a row's event. With several ranks: look now and then whether they are there, lest it never comes."""
+        if self.alive is None:
+            self.arrived[slot].synchronize()
+            return
+        looked = time.monotonic()
+        while not self.arrived[slot].query():  # type: ignore[no-untyped-call]
+            if time.monotonic() - looked > LOOK_SECONDS:
+                self.alive()
+                looked = time.monotonic()
+            time.sleep(1e-4)

@@ -28,6 +28,9 @@ from state.store import StateStore
 from trainer.signals import Flags
 
 if TYPE_CHECKING:
+    from trainer.display import Display
+    from trainer.parts import Parts
+    from trainer.timing import Timers
     from trainer.world import World
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -212,7 +215,6 @@ def train(
     from trainer import view
     from trainer.display import open_display
     from trainer.launch import launch
-    from trainer.loop import Loop
     from trainer.record import ENDINGS
     from trainer.world import World
 
@@ -238,7 +240,8 @@ def train(
             display.note(config_rules.decay_line(config))
             last = min(until or config.train.steps, config.train.steps)
             with naming(config), world.talking():
-                world.tell(orders(config, run, last))
+                if world.size > 1:
+                    world.announce(orders(config, run, last))
                 parts = launch(
                     config,
                     run,
@@ -261,11 +264,9 @@ def train(
             else:
                 verb = "begins" if step == 0 else f"resumes after step {step}"
                 display.note(f"run {run.name} {verb}; firehose status {run.root} looks at it from elsewhere")
-                loop = Loop(parts, display)
-                with world.talking():
-                    ended = loop.run(last)
-                display.note(f"time: {loop.timers.report()}")
-                seconds = loop.timers.seconds
+                ended, timers = trained(parts, display, last)
+                display.note(f"time: {timers.report()}")
+                seconds = timers.seconds
             step = parts.position.step
             display.note(closing(run, ended, step))
             return {
@@ -306,11 +307,10 @@ def follow(world: "World", flags: Flags) -> int:
     from state.polish import polish
     from trainer import launch, view
     from trainer.display import Silent
-    from trainer.loop import Loop
 
     with world.talking():
-        told = world.tell(None)
-        if told is None:  # rank 0 has parted: there was nothing to train
+        told = world.announce()
+        if told is None:  # rank 0 only looked
             return Exit.OK
         config = polish.check(told["config"], Path(told["path"]), Path(told["original"]))
         parts = launch.follow(config, RunDir(Path(told["run"])), flags=flags, world=world)
@@ -318,7 +318,16 @@ def follow(world: "World", flags: Flags) -> int:
         if step >= last:
             parts.feed.close()
             return view.outcome(parts, step)
-        return Loop(parts, Silent()).run(last)
+        return trained(parts, Silent(), last)[0]
+
+
+def trained(parts: "Parts", display: "Display", last: int) -> "tuple[Exit, Timers]":
+    """Train up to a step; how it ended, and where the time went."""
+    from trainer.loop import Loop
+
+    loop = Loop(parts, display)
+    with parts.world.talking():
+        return loop.run(last), loop.timers
 
 
 def check_space(root: Path, least: int = 64 << 20) -> None:

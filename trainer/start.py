@@ -39,8 +39,7 @@ class Start:
 
     payload, ids, changed: of the reconciled state. cleared: the halt that the operator cleared. moved: a checkpoint is
     due at the first boundary. goal: sources. weights: checkpoint to go on from; origin: one whose weights alone are
-    taken; neither: weights drawn from the seed. recalls: whether that checkpoint's goal is this run's. alarms: of kept
-    state files that were passed over.
+    taken; neither: weights drawn from the seed. recalls: whether that checkpoint's goal is this run's.
     """
 
     fresh: bool
@@ -55,7 +54,6 @@ class Start:
     weights: str | None
     origin: str | None
     recalls: bool
-    alarms: list[str]
 
     @property
     def position(self) -> Position:
@@ -167,7 +165,6 @@ def settle(
         weights=None if found.weights is None else str(found.weights.path),
         origin=None if origin is None else str(origin.path),
         recalls=found.weights is not None and not found.other_config(configs.digest(config)),
-        alarms=passed.alarms(run),
     )
     return start, Found(found, result, origin, lost), corpus
 

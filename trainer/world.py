@@ -48,6 +48,8 @@ class World:
         self.local_rank, self.local_size = local_rank, local_size
         self.store = store
         self.peers: list[Process] = []
+        self.announced = 0
+        self.parted = False  # whether rank 0 has said that it is done
         self.group: dist.ProcessGroup | None = None  # of tensors; None is gloo, that of objects
 
     @property
@@ -102,6 +104,20 @@ class World:
         return torch.device("cuda", self.local_rank)
 
     # Talk.
+
+    def announce(self, thing: Any = None) -> Any:
+        """`tell` for a launch: others wait as long as rank 0 lives, since to read all data may take it hours."""
+        self.announced += 1
+        name = f"firehose/announced/{self.announced}"
+        if self.size == 1:
+            return thing
+        if self.first:
+            self.store.set(name, json.dumps(thing))
+        while not self.store.check([name]):
+            if self.store.check([ENDED]) or 0 in self.gone():
+                raise RuntimeError("connection to rank 0 lost while it launched the run")
+            time.sleep(0.02)
+        return json.loads(self.store.get(name))
 
     def tell(self, thing: Any) -> Any:
         """Rank 0's plain object (what JSON can hold) on all ranks; whatever the others give is not looked at."""
@@ -168,6 +184,14 @@ class World:
             if self.size == 1 or not any(word in str(error).lower() for word in TRANSPORT):
                 raise
             raise self._lost(error) from error
+
+    def check(self) -> None:
+        """Raise the RuntimeError that a group's transport would, where a rank's process is no more.
+
+        NCCL's kernels wait for it in silence.
+        """
+        if gone := self.gone():
+            raise RuntimeError(f"connection to rank {', '.join(map(str, gone))} lost")
 
     def gone(self) -> list[int]:
         """The ranks whose processes are no more, as far as that can be seen from this machine."""

@@ -3,7 +3,7 @@
 `python -m tests.e2e.ranks JOBS`, JOBS a JSON list; each job is a table:
 config, runs, name: of the run. size: ranks (default 1). until: last step. die: `RANK:STEP` (`*` for all ranks) kills
 itself with SIGKILL as it dispatches the step. steer: a signal's name, `RANK:STEP:SIGNAL`, sent by that rank to itself.
-told: losses come from a table and nothing is trained. lie: `RANK:STEP` picks something else there.
+bounds: `STEP:OLD:NEW` asks for another config then, with OLD replaced. told: losses come from a table and nothing is trained. lie: `RANK:STEP` picks something else there.
 Prints a JSON list: of each job the exit codes (rank by rank), what was said (stderr of all ranks), and every rank's picks.
 """
 
@@ -16,12 +16,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 import torch.distributed as dist
 
 from bandit.hashing import mix64
 from bandit.ledger import Ticket
 from curriculum.errors import FirehoseError
+from state.process import read_process
+from state.requests import Request
+from state.run_dir import RunDir, record_id
 from trainer import launch, loop, runner  # noqa: F401  imported once, before the forks
 from trainer.signals import Flags
 from trainer.step import TrainStep
@@ -53,13 +57,15 @@ def prepare(job: Job, rank: int, picks: list[list[int]]) -> None:
     if job.get("told"):
         TrainStep.run = told_run  # type: ignore[method-assign]
     run, issue = TrainStep.run, loop.Loop.issue
-    die, steer, lie = (str(job.get(key, "")).split(":") for key in ("die", "steer", "lie"))
+    die, steer, lie, bounds = (str(job.get(key, "")).split(":") for key in ("die", "steer", "lie", "bounds"))
 
     def watched_run(self: TrainStep, step: int, *rest: Any) -> None:
         if die[0] in ("*", str(rank)) and step == int(die[1]):
             os.kill(os.getpid(), signal.SIGKILL)
         if steer[0] == str(rank) and step == int(steer[1]):
             os.kill(os.getpid(), getattr(signal, steer[2]))
+        if rank == 0 and bounds[0] == str(step):
+            ask(RunDir(Path(job["runs"]) / job["name"]), *bounds[1:])
         run(self, step, *rest)
 
     def watched_issue(self: loop.Loop, step: int) -> None:
@@ -70,6 +76,17 @@ def prepare(job: Job, rank: int, picks: list[list[int]]) -> None:
         picks.extend([step, ticket.arm, ticket.window] for ticket in tickets)
 
     TrainStep.run, loop.Loop.issue = watched_run, watched_issue  # type: ignore[method-assign]
+
+
+def ask(run: RunDir, old: str, new: str) -> None:
+    """Ask this process for another config, as `firehose polish apply --live` does."""
+    text, state = run.config.read_text(), json.loads(run.state.read_text())
+    process = read_process(json.loads(run.process.read_text()))
+    assert old in text and process is not None
+    body = {"config": text.replace(old, new), "base": state["config_sha256"], "plan": "0001"}
+    asked = Request(id="asked", kind="bounds", target=record_id(process), time=0.0, **body)
+    run.request.write_bytes(msgspec.json.encode(asked))
+    os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def work(job: Job, picks: list[list[int]]) -> int:
