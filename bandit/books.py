@@ -20,7 +20,7 @@ from bandit.ranking import Ranking
 from bandit.reward import repetition_terms
 from bandit.settings import SchedulerConfig
 from bandit.snapshot import Record, dump_rows, load_row
-from bandit.views import ArmView, Working, arm_view
+from bandit.views import ArmView, Working, arm_views
 
 # Arms up to which a state file holds a record each.
 MOST_RECORDS = 1000
@@ -147,11 +147,7 @@ class Books:
             "mean_reward": parts.mean,
             "index": parts.index,
         }
-        views = [
-            arm_view(spec, self._cursors[row], {key: column[row].item() for key, column in columns.items()})
-            for row, spec in enumerate(self.arms.specs)
-        ]
-        return sorted(views, key=lambda view: view.id)
+        return sorted(arm_views(self.arms.specs, self._cursor, columns), key=lambda view: view.id)
 
     def snapshot(self) -> dict[str, Any]:
         """All of the state as plain, finite, JSON-able data; `restore` gives back the same scheduler bit for bit.

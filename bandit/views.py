@@ -1,13 +1,15 @@
 """Views: one arm as status and reports show it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bandit.arms import ArmSpec, FloatArray, IntArray
 from bandit.index import IndexParts
-from bandit.reward import repetition
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +37,29 @@ class ArmView:
     index: float | None
 
 
-def arm_view(spec: ArmSpec, cursor: int, state: Mapping[str, Any]) -> ArmView:
-    """The view of an arm from its spec, its cursor and the scheduler's numbers; an infinite index becomes None."""
-    read = repetition(cursor, spec.windows)
-    return ArmView(
-        name=spec.name,
-        id=spec.id,
-        cap=spec.cap,
-        floor=spec.floor,
-        epochs=read.epochs,
-        coverage=read.coverage,
-        **{**state, "index": state["index"] if math.isfinite(state["index"]) else None},
-    )
+def arm_views(
+    specs: Sequence[ArmSpec], cursors: IntArray, columns: Mapping[str, NDArray[Any]]
+) -> list[ArmView]:
+    """The views of arms, from their cursors (arms,) and the scheduler's columns (arms,); an infinite index is None."""
+    windows = np.array([spec.windows for spec in specs], dtype=np.int64)
+    epochs = np.where(windows > 0, cursors / np.maximum(1, windows), 0.0)
+    read = {**columns, "epochs": epochs, "coverage": np.minimum(1.0, epochs)}
+    rows = zip(*(column.tolist() for column in read.values()), strict=True)
+    views = []
+    for spec, row in zip(specs, rows, strict=True):
+        state = dict(zip(read, row, strict=True))
+        index = state.pop("index")
+        views.append(
+            ArmView(
+                name=spec.name,
+                id=spec.id,
+                cap=spec.cap,
+                floor=spec.floor,
+                index=index if math.isfinite(index) else None,
+                **state,
+            )
+        )
+    return views
 
 
 @dataclass(frozen=True, slots=True)

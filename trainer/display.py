@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -12,6 +12,11 @@ from state.status import duration, number
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
+
+
+PANEL_LINES = (
+    5  # of the panel beside its sources: head, bar, names of the columns, what was left out, and one to spare
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,10 @@ class Arm:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, with the flags that alarms will raise."""
-        return {**asdict(self), "flags": []}
+        return {**{name: getattr(self, name) for name in _SHOWN}, "flags": []}
+
+
+_SHOWN = tuple(shown.name for shown in fields(Arm))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +168,9 @@ class LiveDisplay:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("source", "share", "", "allowed", "pulls", "loss"):
             table.add_column(column, justify="left" if column in ("source", "") else "right")
-        for arm in p.arms:
+        room = max(1, self.live.console.height - PANEL_LINES)
+        arms = p.arms if len(p.arms) <= room else sorted(p.arms, key=lambda arm: -arm.share)[:room]
+        for arm in arms:
             table.add_row(
                 arm.name,
                 f"{arm.share:.1%}",
@@ -171,7 +181,9 @@ class LiveDisplay:
                 style="" if arm.eligible else "dim",
             )
         done = 60 * p.step // max(1, p.steps_total)
-        return Group(head, Text("━" * done + "─" * (60 - done)), table)
+        left_out = len(p.arms) - len(arms)
+        rest = [Text(f"and {left_out:,} more: firehose status shows all", style="dim")] if left_out else []
+        return Group(head, Text("━" * done + "─" * (60 - done)), table, *rest)
 
 
 def _bar(arm: Arm, width: int = 20) -> str:

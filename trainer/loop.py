@@ -5,6 +5,7 @@ At the head of step s the losses of step s - D are credited and the tickets of s
 every sample goes through the gate: a loop cannot be built without one.
 """
 
+import gc
 import hashlib
 import math
 import signal
@@ -29,6 +30,7 @@ from trainer.timing import Timers
 
 HELDOUT_WINDOWS = 8
 LIVE_SECONDS = 1.0
+LIVE_SHARE = 100  # with thousands of sources, a look takes this part of the time at most
 LOSS_EMA = 0.98
 
 
@@ -51,7 +53,7 @@ class Loop:
         self.picked = hashlib.sha256()  # since the last boundary
         self.timers = Timers()
         self.latest: StepResult | None = None
-        self.last_live = -math.inf
+        self.next_live = -math.inf
         self.began, self.began_step = clock(), self.at.step
 
     def run(self, until: int) -> Exit:
@@ -177,7 +179,7 @@ class Loop:
         if wanted is not None and (flags.stop is not None or wanted.startswith("stop")):
             ended = ended or Exit.STOPPED
         if not boundary and ended is None:
-            if self.clock() - self.last_live >= LIVE_SECONDS:
+            if self.clock() >= self.next_live:
                 self.show(step, milestone=False)
             return None
 
@@ -200,6 +202,7 @@ class Loop:
                 "another SIGUSR1 came while a request was served and is taken for the same one; to stop, send it again"
             )
         self.show(step, milestone=True, ended=ended)
+        gc.collect()  # the only time, see trainer/collector.py
         return ended
 
     def arrive_all(self, step: int) -> None:
@@ -344,8 +347,9 @@ class Loop:
 
     def show(self, step: int, *, milestone: bool, ended: Exit | None = None) -> None:
         """Tell the display and the monitors where the run is."""
-        self.last_live = self.clock()
+        asked = self.clock()
         if not self.world.first:
+            self.next_live = math.inf
             return
         with self.timers("monitor"):
             done, seconds = step - self.began_step, self.clock() - self.began
@@ -356,3 +360,4 @@ class Loop:
             failed = self.parts.record.live(view.live(self.parts, seen), stopping=stopping)
             if failed and milestone:
                 self.display.note(failed)
+        self.next_live = asked + max(LIVE_SECONDS, LIVE_SHARE * (self.clock() - asked))

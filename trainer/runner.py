@@ -323,10 +323,11 @@ def follow(world: "World", flags: Flags) -> int:
 
 def trained(parts: "Parts", display: "Display", last: int) -> "tuple[Exit, Timers]":
     """Train up to a step; how it ended, and where the time went."""
+    from trainer import collector
     from trainer.loop import Loop
 
     loop = Loop(parts, display)
-    with parts.world.talking():
+    with parts.world.talking(), collector.at_boundaries():
         return loop.run(last), loop.timers
 
 

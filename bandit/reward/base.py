@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from bandit.errors import NonFiniteLoss, UnknownArm
@@ -79,7 +79,10 @@ class Reward(ABC, Generic[AnyRecord]):
     def snapshot(self) -> dict[str, Any]:
         """Plain data: arm id (as text, for JSON) to the fields of its record; `shared` for what is of all arms."""
         shared = self._shared()
-        arms: dict[str, Any] = {str(arm_id): asdict(arm) for arm_id, arm in self._arms.items()}
+        arms: dict[str, Any] = {
+            str(arm_id): {field.name: getattr(arm, field.name) for field in fields(arm)}
+            for arm_id, arm in self._arms.items()
+        }
         return {**arms, SHARED: shared} if shared else arms
 
     @classmethod
