@@ -1,30 +1,33 @@
-"""`firehose data`: build token files from text, and list what a data folder holds."""
+"""`firehose data`: clean text, build token files from it, and list what a data folder holds."""
 
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import rich.progress
 import typer
-from rich.console import Console
 
+from curriculum import clean_cli, clean_table
 from curriculum import config as configs
-from curriculum.console import command, emit_json, say
+from curriculum.console import command, emit_json, say, wrapped
 from curriculum.errors import Exit, FirehoseError
-from curriculum.text.build import Progress, Report, build, find_text, plan_for
+from curriculum.progress import progress
+from curriculum.text.build import build, find_text, plan_for
+from curriculum.text.clean import Tally
 from curriculum.text.tokenizer import NAME as TOKENIZER
 from curriculum.tokens import manifest as manifests
 from curriculum.tokens.corpus import Corpus
 from curriculum.tokens.manifest import Manifest
 from curriculum.tokens.windows import windows_in
 
-app = typer.Typer(name="data", help="Build token files from text, and list them.", no_args_is_help=True)
+app = typer.Typer(
+    name="data", help="Clean text, build token files from it, and list them.", no_args_is_help=True
+)
 BUILD_SCHEMA = "data-build/1"
 LIST_SCHEMA = "data-ls/1"
-LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
+LOOK = "firehose data clean PATH OUT --dry-run --show-dropped 5"  # PATH: the source's
+
+app.command("clean")(clean_cli.clean_command)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -67,13 +70,15 @@ def build_command(
             )
         )
         return
-    with _progress() as report:
+    with progress() as report:
         manifest = build(plan, report)
     if json:
         emit_json(BUILD_SCHEMA, {"out_dir": str(plan.out_dir), "sources": _sources(manifest)})
     else:
         _print_sources(manifest, {})
         print(f"wrote {plan.out_dir}")
+    for warning in clean_table.warnings(tallies(manifest), LOOK):
+        say(typer.style(f"warning: {warning}", fg="yellow") if sys.stderr.isatty() else f"warning: {warning}")
     for file in _leftovers(plan.out_dir, manifest):
         say(f"left over from an earlier build, used by nothing: {file}")
 
@@ -140,29 +145,27 @@ def _sources(manifest: Manifest) -> dict[str, dict[str, Any]]:
 
 
 def _print_sources(manifest: Manifest, problems: dict[str, str]) -> None:
-    header = ("source", "in", "out", "dropped", "documents", "tokens", "windows", "held-out windows")
+    clean_table.print_table(tallies(manifest))
     rows = [
-        (
-            name,
-            source["in"],
-            source["out"],
-            f"{source['dropped_share']:.1%}",
-            source["documents"],
-            source["tokens"],
-            source["windows"],
-            source["heldout_windows"],
-        )
+        (name, source["documents"], source["tokens"], source["windows"], source["heldout_windows"])
         for name, source in _sources(manifest).items()
     ]
-    print(_table(header, rows))
+    print("\n" + _table(("source", "documents", "tokens", "windows", "held-out windows"), rows))
     print(
         f"windows of {manifest.block_size:,} tokens; vocabulary {manifest.tokenizer.vocab_size:,}, "
         f"trained on {manifest.tokenizer.sample_bytes / 1e6:.1f} MB"
     )
     for name, entry in manifest.sources.items():
-        dropped = ", ".join(f"{count:,} {rule}" for rule, count in entry.dropped.items() if count)
-        for line in filter(None, (dropped and f"dropped {dropped}", *entry.notes, problems.get(name))):
-            print(f"{name}: {line}")
+        for line in filter(None, (*entry.notes, problems.get(name))):
+            print(wrapped(f"{name}: {line}"))
+
+
+def tallies(manifest: Manifest) -> dict[str, Tally]:
+    """What the rules dropped of each source, as the manifest has it."""
+    return {
+        name: Tally(entry.documents_in, entry.documents_out, dict(entry.dropped))
+        for name, entry in manifest.sources.items()
+    }
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str | int]]) -> str:
@@ -181,48 +184,3 @@ def _leftovers(folder: Path, manifest: Manifest) -> list[str]:
     """Token files in the folder that its manifest does not name."""
     used = {part.file for entry in manifest.sources.values() for part in entry.files()}
     return sorted(path.name for path in folder.glob("*.btok") if path.name not in used)
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """Show a build's progress on stderr: a bar on a terminal, else a line for each stage and every few seconds."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    columns = (
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.TaskProgressColumn(),
-        rich.progress.TextColumn("{task.fields[documents]:,} documents"),
-        rich.progress.TimeRemainingColumn(),
-    )
-    with rich.progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", documents=0)
-
-        def update(progress: Progress) -> None:
-            bar.update(
-                task,
-                description=f"{progress.stage} {progress.source}",
-                completed=progress.bytes_done,
-                total=progress.bytes_total,
-                documents=progress.documents,
-            )
-
-        yield update
-
-
-def _lines() -> Report:
-    shown: tuple[str, str] = ("", "")
-    last = 0.0
-
-    def update(progress: Progress) -> None:
-        nonlocal shown, last
-        now = time.monotonic()
-        if (progress.stage, progress.source) != shown or now - last >= LINE_EVERY:
-            shown, last = (progress.stage, progress.source), now
-            share = progress.bytes_done / max(1, progress.bytes_total)
-            say(
-                f"{progress.stage} {progress.source}: {progress.documents:,} documents, {share:.0%} of the text"
-            )
-
-    return update

@@ -173,16 +173,6 @@ def kept(batch: list[Document], verdicts: bytes) -> list[Document]:
     return [document for document, verdict in zip(batch, verdicts, strict=True) if verdict == KEPT]
 
 
-def losses(tallies: Iterable[tuple[str, Tally]]) -> list[str]:
-    """A sentence for each source that loses more than half of its documents."""
-    return [
-        f"{name} loses {tally.dropped_share:.1%} of its documents, most to the rule "
-        f"{max(tally.dropped, key=lambda rule: tally.dropped[rule])!r}"
-        for name, tally in tallies
-        if tally.dropped_share > WARN_OVER
-    ]
-
-
 def _texts(batch: list[Document]) -> list[Text]:
     return [Text(document.text, document.turn) for document in batch]
 

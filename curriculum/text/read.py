@@ -51,13 +51,14 @@ class _Line(msgspec.Struct):
 _decode_line = msgspec.json.Decoder(_Line).decode
 
 
-def find_files(source: str, paths: Iterable[str | Path]) -> list[Path]:
-    """The text files that a source's paths name, each once.
+def find_files(source: str, paths: Iterable[str | Path], named: str | None = None) -> list[Path]:
+    """The text files that a source's paths name, each once. named: what the paths are called, if not a config's key.
 
     A path is a file, a folder (every .jsonl, .txt and .parquet in and below it, by name), a glob, a dataset that
     `datasets` saved, or `hf:NAME` for one that it loads. Raises FirehoseError: NOT_FOUND for a path that names no
     file, REFUSED for a file that is empty or of a kind that is not read.
     """
+    named = named or f"sources.{source}.path in the config"
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if tables.is_dataset(path):
@@ -71,15 +72,15 @@ def find_files(source: str, paths: Iterable[str | Path]) -> list[Path]:
                 f"the text of source {source} is missing: {path} {what}",
                 path=path,
                 arm=source,
-                next=f"put the text there, or correct sources.{source}.path in the config",
+                next=f"put the text there, or correct {named}",
             )
         for file in files:
             if file.suffix.lower() not in JSONL | PLAIN | tables.PARQUET:
                 raise _refused(
-                    file, source, f"{file.name} is neither JSONL, Parquet nor plain text by its name"
+                    file, source, f"{file.name} is neither JSONL, Parquet nor plain text by its name", named
                 )
             if file.stat().st_size == 0:
-                raise _refused(file, source, f"{file.name} is empty")
+                raise _refused(file, source, f"{file.name} is empty", named)
             found.setdefault(file.resolve(), file)
     return list(found.values())
 
@@ -224,11 +225,11 @@ def _bad_line(path: Path, number: int, source: str, what: str) -> FirehoseError:
     )
 
 
-def _refused(path: Path, source: str, what: str) -> FirehoseError:
+def _refused(path: Path, source: str, what: str, named: str) -> FirehoseError:
     return FirehoseError(
         Exit.REFUSED,
         f"source {source} cannot be read: {what}",
         path=path,
         arm=source,
-        next=f"correct the file or sources.{source}.path; JSONL (.jsonl), Parquet (.parquet) and plain text (.txt, .md) are read",
+        next=f"correct the file or {named}; JSONL (.jsonl), Parquet (.parquet) and plain text (.txt, .md) are read",
     )

@@ -11,7 +11,7 @@ LONG_WITH_HEADERS = 500  # characters at which two headers do
 LONG_WITH_FINGERPRINT = 400
 LONG_ROLE = 400
 ENOUGH = 3  # signs: a turn of so many is a system prompt by default
-RULES = 3  # items that command: as many make a sheet of rules
+RULES = 4  # items that command: as many make a sheet of rules
 LOOKED_AT = 20_000  # characters of a turn: the shape shows early, and no turn may cost more than that
 
 FINGERPRINTS = ("# Agent ", "Shadow Clone", "Your shard", "Read it. Become it", "This file defines")
@@ -57,7 +57,7 @@ _COMMANDS = (
 _RULE = re.compile(rf"\n[ \t]*(?:[-*•+]|\d{{1,3}}[.)]) +(?:\*\*)?(?:{_COMMANDS})\b")
 _ROLE = re.compile(
     r"[\W_]*(?:(?:system|role|persona)\s*:\s*)?(?:you(?: are|['’]re) (?:now )?(?:an?|the|my|our|called|named|[A-Z]\w+)\b"
-    r"|(?:i want you to )?act as (?:an?|the|my)\b|as an? (?:ai|expert|senior)\b|your (?:sole |main |primary )?(?:role|task|goal|job|mission) is\b)",
+    r"|as an? (?:ai|expert|senior)\b|your (?:sole |main |primary )?(?:role|task|goal|job|mission) is\b)",
     re.I,
 )
 _DIRECTIVE = re.compile(
@@ -116,7 +116,7 @@ def headers(turn: str) -> int:
 def signs(turn: str) -> int:
     """How many signs of a system prompt a user's turn has: one a header, and `ENOUGH` at once for any stronger sign.
 
-    The stronger ones: two headers and 500 characters; a fingerprint phrase with a header or 400 characters; three items
+    The stronger ones: two headers and 500 characters; a fingerprint phrase with a header or 400 characters; four items
     that command; a tool schema that opens it; a role statement of 400 characters, or with a header, a rule or directives.
     """
     turn = turn[:LOOKED_AT]

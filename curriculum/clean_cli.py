@@ -1,0 +1,147 @@
+"""`firehose data clean`: clean text, show the table, and let a person judge the rules by what they dropped."""
+
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from curriculum import clean_table
+from curriculum.config import Clean
+from curriculum.config_toml import did_you_mean
+from curriculum.console import command, emit_json, say
+from curriculum.errors import Exit, FirehoseError
+from curriculum.files import failing_writes
+from curriculum.progress import progress
+from curriculum.text import cleaning
+from curriculum.text.build import Progress
+from curriculum.text.read import Document, size_of
+
+SCHEMA = "data-clean/1"
+SHOWN = 400  # characters of a dropped document that is shown
+
+
+@command(SCHEMA)
+def clean_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN", help="A file, folder or glob; a saved dataset; hf:NAME[:SPLIT[:CONFIG]]."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="A file that ends in .jsonl, or a folder: a file for each of IN."),
+    ],
+    report: Annotated[
+        bool, typer.Option("--report", help="Also print a line a rule, with its limit.")
+    ] = False,
+    show_dropped: Annotated[
+        int, typer.Option("--show-dropped", min=0, metavar="N", help="Show the first N that each rule drops.")
+    ] = 0,
+    dropped: Annotated[
+        Path | None,
+        typer.Option("--dropped", metavar="FILE", help="Write all that is dropped there, as JSONL."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A limit, by the keys of [clean]: list_share=0.9."),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, help="That judge; by default one a core.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and judge all, write nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Drop what no model should learn from: the same rules for every source, each with its count."""
+    limits = _limits(settings or [])
+    plan = cleaning.plan(source, out, limits, processes)
+    heard = _Heard(show_dropped, None if dry_run else dropped)
+    size = sum(map(size_of, plan.files.values()))
+    with progress() as tell:
+        tallies = cleaning.clean_text(
+            plan,
+            write=not dry_run,
+            dropped=heard.drop,
+            done=lambda count, read: tell(Progress("cleaning", source, count, read, size)),
+        )
+    heard.close()
+    warnings = clean_table.warnings(tallies, "look at them with --show-dropped 5")
+    if json:
+        body: dict[str, Any] = {"out": None if dry_run else str(out), "dry_run": dry_run}
+        body |= {
+            "limits": msgspec.to_builtins(limits),
+            "sources": cleaning.as_json(tallies),
+            "warnings": warnings,
+        }
+        emit_json(SCHEMA, body | ({"shown": heard.shown} if show_dropped else {}))
+    else:
+        clean_table.print_table(tallies)
+        if report:
+            clean_table.print_rules(tallies, limits)
+        for each in heard.shown:
+            print(f"\n{each['source']}: {each['rule']}\n{_indented(each['text'])}")
+        print("nothing was written" if dry_run else f"\nwrote {out} and {plan.table}")
+    for warning in warnings:
+        say(typer.style(f"warning: {warning}", fg="yellow") if sys.stderr.isatty() else f"warning: {warning}")
+
+
+class _Heard:
+    """What was dropped: the first few by source and rule to be shown, and all of it in a file where one is named."""
+
+    def __init__(self, show: int, path: Path | None) -> None:
+        self.shown: list[dict[str, str]] = []
+        self._show = show
+        self._path = path
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._lines: Any = None
+        if path is not None:
+            with failing_writes(path):
+                self._lines = path.open("xb")
+
+    def drop(self, name: str, rule: str, document: Document) -> None:
+        self._counts[name, rule] += 1
+        if self._counts[name, rule] <= self._show:
+            self.shown.append({"source": name, "rule": rule, "text": document.text[:SHOWN]})
+        if self._lines is not None and self._path is not None:
+            with failing_writes(self._path):
+                self._lines.write(
+                    msgspec.json.encode({"source": name, "rule": rule, "text": document.text}) + b"\n"
+                )
+
+    def close(self) -> None:
+        if self._lines is not None and self._path is not None:
+            with failing_writes(self._path):
+                self._lines.close()
+
+
+def _limits(assignments: list[str]) -> Clean:
+    """The default limits with some set: KEY=VALUE, the value as TOML or, for a name, bare. Raises USAGE."""
+    given: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = (part.strip() for part in assignment.partition("="))
+        known = list(Clean.__struct_fields__)
+        if key not in known or not equals:
+            raise _usage(f"{assignment!r} is not KEY=VALUE with a key of [clean]{did_you_mean(key, known)}")
+        if key == "scripts" and not value.startswith("["):
+            given[key] = [name.strip() for name in value.split(",")]
+            continue
+        try:
+            given[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            raise _usage(f"{value!r} is no value of {key}") from None
+    try:
+        return msgspec.convert(given, Clean)
+    except msgspec.ValidationError as error:
+        raise _usage(str(error)) from None
+
+
+def _usage(what: str) -> FirehoseError:
+    return FirehoseError(Exit.USAGE, what, next="docs/config.md lists the keys of [clean] and their ranges")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
