@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bandit.hashing import Purpose, mix64
+from trainer import passes
 from trainer.loss import cross_entropy
 
 INIT_STD = 0.02
+EPS = 1e-5
 ROPE_BASE = 10_000.0
 
 
@@ -44,6 +46,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1).to(x.dtype)
 
 
+class Norm(nn.RMSNorm):
+    """RMS norm with a gain."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if by_hand(x):
+            return passes.rms_norm(x, self.weight, EPS)
+        return super().forward(x)
+
+
+def by_hand(x: Tensor) -> bool:
+    """Whether the written-out passes of `trainer.passes` are used: on a CPU, where nothing is compiled."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 class KeyValueCache:
     """Keys and values of the tokens seen so far: one pair of [batch, heads, capacity, head_width] a layer."""
 
@@ -67,11 +86,15 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape, layer: int) -> None:
         super().__init__()
         self.heads, self.layer = shape.heads, layer
+        self.order: tuple[Tensor, Tensor] | None = None
         self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
         self.out = nn.Linear(shape.width, shape.width, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None) -> Tensor:
         batch, time, width = x.shape
+        if cache is None and by_hand(x):
+            y = self.by_hand(x, cos, sin)
+            return self.out(y.transpose(1, 2).reshape(batch, time, width))  # type: ignore[no-any-return]
         q, k, v = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
@@ -80,15 +103,28 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, is_causal=time > 1)
         return self.out(y.transpose(1, 2).reshape(batch, time, width))  # type: ignore[no-any-return]
 
+    def by_hand(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Attention [batch, heads, time, head_width] on a CPU: in float32 where the context is short.
+
+        There bfloat16 costs more than it saves: its backward pass took six times as long as float32's.
+        """
+        if self.order is None:
+            order = passes.pairs_first(self.heads, x.shape[-1])
+            self.order = order, order.argsort()
+        qkv = F.linear(x, passes.reorder(self.qkv.weight, *self.order))
+        dtype = torch.float32 if x.shape[1] <= passes.SHORT_CONTEXT else qkv.dtype
+        q, k, v = passes.rotate(qkv, cos, sin, self.heads, dtype)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, shape: Shape, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(shape.width, eps=1e-5)
+        self.attention_norm = Norm(shape.width)
         self.attention = Attention(shape, layer)
-        self.mlp_norm = nn.RMSNorm(shape.width, eps=1e-5)
+        self.mlp_norm = Norm(shape.width)
         self.up = nn.Linear(shape.width, 4 * shape.width, bias=False)
         self.down = nn.Linear(4 * shape.width, shape.width, bias=False)
 
@@ -108,7 +144,7 @@ class Decoder(nn.Module):
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab_size, shape.width)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
-        self.norm = nn.RMSNorm(shape.width, eps=1e-5)
+        self.norm = Norm(shape.width)
         self.head = nn.Linear(shape.width, shape.vocab_size, bias=False)
         if shape.tied:
             self.head.weight = self.embedding.weight
