@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from trainer import crew
 from trainer.align import Alignment
 from trainer.goal import GoalLoss
 from trainer.model import Decoder
@@ -23,8 +24,8 @@ Update = Callable[[Tensor], None]
 class TrainStep:
     """Gradient accumulation over pulls, global-norm clipping and skip-on-non-finite, all on the device.
 
-    forward: what gives the loss of windows [micro_batch, block_size + 1]: the model's own `loss`, or the same compiled or
-    wrapped. runner: what carries out `update` on the pulls of a step: `update` itself, or a replay of it.
+    forward: what gives the loss of windows [micro_batch, block_size + 1]: the model's own `loss`, or the same compiled,
+    wrapped, or shared among threads. runner: what carries out `update` on the pulls of a step: `update` itself, or a replay of it.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class TrainStep:
         self.shared = shared or Whole(model)
         self.parameters = list(self.shared.named.values())
         self.row = torch.zeros_like(ring.rows[0])
-        self.forward: Loss = model.loss
+        self.forward: Loss = crew.loss_of(model)
         self.runner: Update = self.update
 
     def run(self, step: int, pulls: Tensor, lr: float) -> None:

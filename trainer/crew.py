@@ -1,0 +1,115 @@
+"""A pull shared among the cores of a CPU: each thread takes some of the windows, forward and backward, by itself.
+
+Threads inside every operation meet at its end, hundreds of times a step, and a small model's operations are too short for
+that: where a core is taken away for a moment, all wait. These meet once a pull. A thread reads the model's own weights
+and has gradients of its own, which are added up in the order of the threads: the same bits whenever their number is.
+"""
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.model import Decoder
+
+# Gradients of all threads together, in numbers: a GiB.
+MOST_GRADIENTS = 1 << 28
+
+
+def size(threads: int, rows: int, parameters: int) -> int:
+    """How many share `rows` windows: the fewest that keep as many of the threads busy as can be.
+
+    >>> size(2, 12, 800_000), size(8, 12, 800_000), size(7, 64, 800_000), size(8, 16, 124_000_000)
+    (2, 6, 7, 2)
+    """
+    most = max(1, min(threads, rows, MOST_GRADIENTS // parameters))
+    return min(range(1, most + 1), key=lambda crew: (-(-rows // crew), crew))
+
+
+def loss_of(model: Decoder) -> Callable[[Tensor], Tensor]:
+    """What gives the loss of windows [rows, time + 1]: the model, or a crew where a CPU has threads to share them."""
+    if model.cos.device.type != "cpu" or torch.get_num_threads() == 1:
+        return model.loss
+    return Crew(model, torch.get_num_threads()).loss
+
+
+class Crew:
+    """`loss` is the model's own, with gradients that are worked out by several threads along with it."""
+
+    def __init__(self, model: Decoder, threads: int) -> None:
+        self.model, self.threads = model, threads
+        self.parameters = list(model.parameters())
+        self.twins: list[Decoder] = []
+        self.pool: ThreadPoolExecutor | None = None
+
+    def loss(self, windows: Tensor) -> Tensor:
+        """Mean cross-entropy in nats a token of windows [rows, time + 1]."""
+        many = size(self.threads, len(windows), self.model.parameter_count())
+        if many == 1:
+            return self.model.loss(windows)
+        while len(self.twins) < many:
+            self.twins.append(self.twin())
+        if self.pool is None:
+            torch.set_num_threads(max(1, self.threads // many))  # threads that begin later go by it as well
+            self.pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="crew")
+        return share(windows, self, many, *self.parameters)
+
+    def twin(self) -> Decoder:
+        """The model again: the same weights in memory, gradients of its own."""
+        with torch.device("meta"):
+            twin = Decoder(self.model.shape)
+        twin.cos, twin.sin = self.model.cos, self.model.sin
+        for module, own in zip(twin.modules(), self.model.modules(), strict=True):
+            for name, parameter in own.named_parameters(recurse=False):
+                setattr(module, name, torch.nn.Parameter(parameter.detach()))
+        if self.model.shape.tied:
+            twin.head.weight = twin.embedding.weight
+        return twin
+
+    def work(self, windows: Tensor, many: int) -> tuple[Tensor, list[Tensor]]:
+        """Loss and gradients: the crew's, added up in its order, each with the weight of its rows."""
+        assert self.pool is not None
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        bounds = [len(windows) * index // many for index in range(many + 1)]
+        parts = [windows[low:high] for low, high in itertools.pairwise(bounds)]
+        shares = [len(part) / len(windows) for part in parts]
+        others = [
+            self.pool.submit(member, twin, part, weight, dtype)
+            for twin, part, weight in list(zip(self.twins, parts, shares, strict=False))[1:]
+        ]
+        loss, gradients = member(self.twins[0], parts[0], shares[0], dtype)
+        for other in others:
+            more, added = other.result()
+            loss = loss + more
+            torch._foreach_add_(gradients, added)
+        return loss, gradients
+
+
+def member(
+    twin: Decoder, windows: Tensor, weight: float, dtype: torch.dtype | None
+) -> tuple[Tensor, list[Tensor]]:
+    """One thread's part of the mean, and its gradients."""
+    with torch.enable_grad():
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            loss = twin.loss(windows) * weight
+        return loss.detach(), list(torch.autograd.grad(loss, list(twin.parameters())))
+
+
+class Share(torch.autograd.Function):
+    """Forward finds the gradients already; backward hands them over."""
+
+    @staticmethod
+    def forward(ctx: Any, windows: Tensor, crew: Crew, many: int, *parameters: Tensor) -> Tensor:
+        loss, ctx.gradients = crew.work(windows, many)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        torch._foreach_mul_(ctx.gradients, gradients[0])
+        return None, None, None, *ctx.gradients
+
+
+share: Callable[..., Tensor] = Share.apply
