@@ -42,6 +42,9 @@ NOT_TRAINING = frozenset(
         "train.keep_checkpoints",
         "train.keep_every",
         "train.parallel",
+        "train.compile",
+        "train.cuda_graph",
+        "train.deterministic",
         "sources.*.path",
         "sources.*.expect_documents",
         "sources.*.clean",
@@ -226,6 +229,21 @@ class Train(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
             "where weights, gradients and moments would fill more than 60 % of a GPU's memory."
         ),
     ] = "auto"
+    compile: Annotated[
+        Literal["auto", "on", "off"],
+        _doc("Whether `torch.compile` makes the step's kernels; `auto`: on CUDA, where it can."),
+    ] = "auto"
+    cuda_graph: Annotated[
+        Literal["auto", "on", "off"],
+        _doc(
+            "Whether a step is recorded once and replayed as one CUDA graph; `auto`: up to a width of 512, in a single "
+            "process."
+        ),
+    ] = "auto"
+    deterministic: Annotated[
+        bool,
+        _doc("On CUDA, only kernels that give the same bits each time, which are somewhat slower."),
+    ] = False
 
 
 class Curriculum(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):

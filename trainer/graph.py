@@ -57,7 +57,7 @@ class CudaRecorder:
 class Replay:
     """Runs `update` on a step's pulls: as it is at first, then from a recording.
 
-    Where recording fails, `failed` is told why and `update` runs as it is from then on.
+    Where recording fails, `failed` is told why and has to clear up; `update` runs as it is from then on.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Replay:
         try:
             return self.recorder.record(self.work)
         except RuntimeError as error:
-            self.failed(f"steps run without a CUDA graph: {str(error).splitlines()[0]}")
+            self.failed(f"a step could not be recorded: {str(error).splitlines()[0]}")
             return self.work
 
 

@@ -24,7 +24,7 @@ from state.checkpoints import MODEL, OPTIMIZER, Checkpoint
 from state.rows import Mark, RowFile
 from state.run_dir import RunDir
 from state.store import StateStore
-from trainer import checkpoint, identity, machine, optim, parallel, sampling, weights
+from trainer import checkpoint, cuda, identity, machine, optim, parallel, sampling, weights
 from trainer.align import Alignment
 from trainer.feed import Feed
 from trainer.goal import GoalLoss, GoalText
@@ -36,7 +36,7 @@ from trainer.ring import Ring
 from trainer.sampling import Drawn
 from trainer.signals import Flags
 from trainer.start import Found, Start, settle
-from trainer.step import TrainStep
+from trainer.step import Loss, TrainStep
 from trainer.witness import Witness
 from trainer.world import World
 
@@ -56,6 +56,7 @@ class Built:
     position: Position
     shared: Whole
     optimizer: torch.optim.AdamW
+    forward: Loss
     align: Alignment | None
     goal_loss: GoalLoss | None
     device: torch.device
@@ -92,17 +93,20 @@ def launch(
     record = open_record(config, corpus, run, store, start, found, built.shared.model, say)
     tokenizer = identity.store(config, corpus, run, found.origin)
     begin(run, store, start, found, built, record)
-    return assemble(config, corpus, start, built, record, tokenizer, flags)
+    return assemble(config, corpus, start, built, record, tokenizer, flags, say)
 
 
 def follow(config: Config, run: RunDir, *, flags: Flags, world: World) -> Parts:
     """What `launch` gives, on another rank than the first: built from what that one settled, no file being touched."""
     start = msgspec.convert(world.announce(), Start)
     corpus, stored = open_corpus(config), checkpoint_at(start.weights or start.origin, world)
-    built = build(config, corpus, start, stored, lambda message: None, world)
-    return assemble(
-        config, corpus, start, built, Witness(run, start, config_sha256=configs.digest(config)), None, flags
-    )
+    built = build(config, corpus, start, stored, silent, world)
+    witness = Witness(run, start, config_sha256=configs.digest(config))
+    return assemble(config, corpus, start, built, witness, None, flags, silent)
+
+
+def silent(message: str) -> None:
+    """What rank 0 says is said once."""
 
 
 def build(
@@ -110,11 +114,16 @@ def build(
 ) -> Built:
     """Model, optimizer and bandit as they were at the step to go on from. stored: the checkpoint that `start` names."""
     device = world.device(start.platform["device"])
-    device, autocast = machine.apply({**start.platform, "device": str(device)})
+    device, autocast = machine.apply(
+        {**start.platform, "device": str(device)}, deterministic=config.train.deterministic
+    )
     world.carry(device)
     resumes = start.weights is not None
     kind = start.platform.get("parallel", "ddp")
     shared, optimizer = network(config, corpus, stored, device, resumes=resumes, world=world, kind=kind)
+    rows, _ = world.rows(config.train.micro_batch)
+    mine = rows.stop - rows.start
+    forward = cuda.forward(shared.model, optimizer, config.train, device, autocast, mine, say)
     scheduler, reward = bandit(
         config, corpus, start.ids, start.payload, start.step, say, fresh=start.fresh, renew=start.changed
     )
@@ -128,6 +137,7 @@ def build(
         start.position,
         shared,
         optimizer,
+        forward,
         align,
         goal_loss,
         device,
@@ -201,6 +211,7 @@ def assemble(
     record: Record,
     tokenizer: Tokenizer | None,
     flags: Flags,
+    say: Say,
 ) -> Parts:
     """The parts, by name. tokenizer: of the rank that samples."""
     train, device, shared, world = config.train, built.device, built.shared, built.shared.world
@@ -223,6 +234,18 @@ def assemble(
             )
         return Drawn(**world.tell(drawn and asdict(drawn)))
 
+    train_step = TrainStep(
+        shared.model,
+        built.optimizer,
+        ring,
+        grad_clip=train.grad_clip,
+        autocast=built.autocast,
+        align=built.align,
+        goal_loss=built.goal_loss,
+        shared=shared,
+        forward=built.forward,
+    )
+    cuda.record(train_step, train, device, alone=world.size == 1, say=say)
     return Parts(
         config=config,
         corpus=corpus,
@@ -233,16 +256,7 @@ def assemble(
         model=shared.model,
         shared=shared,
         optimizer=built.optimizer,
-        train_step=TrainStep(
-            shared.model,
-            built.optimizer,
-            ring,
-            grad_clip=train.grad_clip,
-            autocast=built.autocast,
-            align=built.align,
-            goal_loss=built.goal_loss,
-            shared=shared,
-        ),
+        train_step=train_step,
         ring=ring,
         feed=Feed(corpus, names, train, device, rank=world.rank, size=world.size),
         generate=generate,

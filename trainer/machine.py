@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from curriculum.errors import Exit, FirehoseError
+from trainer import cuda
 
 # A choice a resume keeps; the rest of what `describe` reports is found, not chosen.
 CHOSEN = ("threads", "dtype", "device")
@@ -37,10 +38,13 @@ def describe(chosen: dict[str, Any]) -> dict[str, Any]:
     return {**chosen, "torch": torch.__version__, "hardware": name}
 
 
-def settle(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def settle(
+    stored: dict[str, Any] | None, wanted: dict[str, Any], *, deterministic: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     """Keep a run's stored choices; say what could not be kept, since from there on its bits differ.
 
-    On CUDA, kernels that add in any order are in use, so a resume there is exact in state and not in bits.
+    On CUDA, kernels that add in any order are in use where train.deterministic is not set, and a resume there is exact
+    in state and not in bits.
     """
     if not stored:
         return describe(wanted), []
@@ -49,18 +53,20 @@ def settle(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> tuple[dict[
         chosen = wanted
     now = describe(chosen)
     changed = [f"{key} {stored.get(key)} -> {now[key]}" for key in now if stored.get(key) != now[key]]
-    if chosen["device"].startswith("cuda"):
+    if chosen["device"].startswith("cuda") and not deterministic:
         changed.append("CUDA kernels that add in any order")
     return now, [f"resume is not bit-exact: {', '.join(changed)}"] if changed else []
 
 
-def apply(platform: dict[str, Any]) -> tuple[torch.device, AbstractContextManager[Any]]:
+def apply(
+    platform: dict[str, Any], *, deterministic: bool = False
+) -> tuple[torch.device, AbstractContextManager[Any]]:
     """Set thread count and matmul modes; give back the device and the autocast context of the step."""
     torch.set_num_threads(platform["threads"])
     device = torch.device(platform["device"])
     if device.type == "cuda":
+        cuda.settings(deterministic=deterministic)
         torch.cuda.set_device(device)
-        torch.backends.cuda.matmul.allow_tf32 = True
         if platform["dtype"] == "bfloat16":
             return device, torch.autocast("cuda", dtype=torch.bfloat16)
     elif platform["dtype"] != "float32":

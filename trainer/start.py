@@ -180,7 +180,7 @@ def choose_platform(
     wanted = machine.choose(train.device, train.dtype, threads)
     if stored and before != world.size:
         stored = {**stored, "threads": wanted["threads"]}  # they were chosen for as many ranks as there were
-    platform, lost = machine.settle(stored, wanted)
+    platform, lost = machine.settle(stored, wanted, deterministic=train.deterministic)
     platform["ranks"] = world.size
     if world.size > 1:
         parameters = parallel.parameters(config, corpus.vocab_size)

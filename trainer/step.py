@@ -39,6 +39,7 @@ class TrainStep:
         align: Alignment | None = None,
         goal_loss: GoalLoss | None = None,
         shared: Whole | None = None,
+        forward: Loss | None = None,
     ) -> None:
         self.model, self.optimizer, self.ring = model, optimizer, ring
         self.grad_clip, self.autocast = grad_clip, autocast
@@ -46,7 +47,7 @@ class TrainStep:
         self.shared = shared or Whole(model)
         self.parameters = list(self.shared.named.values())
         self.row = torch.zeros_like(ring.rows[0])
-        self.forward: Loss = crew.loss_of(model)
+        self.forward: Loss = forward or crew.loss_of(model)
         self.runner: Update = self.update
 
     def run(self, step: int, pulls: Tensor, lr: float) -> None:
@@ -92,3 +93,9 @@ class TrainStep:
         self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def forget(self) -> None:
+        """Drop what an update that was cut short has left."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.align is not None:
+            self.align.summed = None

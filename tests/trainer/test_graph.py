@@ -1,0 +1,139 @@
+"""Recorded and replayed steps against plain ones: the same bits, and what would be frozen in a recording is seen."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer.tape import Tape
+from trainer import optim
+from trainer.align import Alignment
+from trainer.graph import WARM_UP, CudaRecorder, Replay, Work, static
+from trainer.model import Decoder, Shape
+from trainer.ring import Ring, StepResult
+from trainer.step import TrainStep
+
+SHAPE = Shape(vocab_size=64, block_size=16, width=32, heads=4, layers=2)
+CPU = torch.device("cpu")
+STEPS = 9
+
+
+class Text:
+    """Two batches of three windows a probe."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def batch(self, number: int) -> list[torch.Tensor]:
+        draw = torch.Generator().manual_seed(1000 + number)
+        return [torch.randint(0, 64, (3, 17), generator=draw).to(self.device) for _ in range(2)]
+
+
+def pulls(seed: int) -> torch.Tensor:
+    return torch.randint(0, 64, (2, 4, 17), generator=torch.Generator().manual_seed(seed))
+
+
+def build(device: torch.device = CPU) -> TrainStep:
+    """A step with a probe every three steps, its learning rate in a tensor."""
+    model = Decoder(SHAPE)
+    model.initialise(1)
+    model.to(device)
+    optimizer = optim.build(model, weight_decay=0.1, betas=(0.9, 0.95), device=device)
+    static(optimizer, device)
+    text: Any = Text(device)
+    align = Alignment(model, text, every=3, autocast=nullcontext())
+    ring = Ring(16, 2, device)
+    return TrainStep(model, optimizer, ring, grad_clip=0.5, autocast=nullcontext(), align=align)
+
+
+def train(step: TrainStep) -> list[StepResult]:
+    for number in range(1, STEPS + 1):
+        step.run(number, pulls(number).to(step.row.device), lr=1e-2 / number)
+    return [step.ring.read(number) for number in range(1, STEPS + 1)]
+
+
+def same_weights(one: TrainStep, other: TrainStep) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters, other.parameters, strict=True))
+
+
+def never(why: str) -> None:
+    raise AssertionError(why)
+
+
+def test_replayed_steps_are_the_plain_ones_bit_for_bit() -> None:
+    plain, replayed = build(), build()
+    tape = Tape()
+    replayed.runner = Replay(replayed.update, tape, never)
+    assert train(plain) == train(replayed)
+    assert same_weights(plain, replayed)
+    assert tape.replays == STEPS - WARM_UP
+    assert plain.align is not None and replayed.align is not None
+    assert torch.equal(plain.align.goal, replayed.align.goal)
+
+
+def test_a_skipped_step_is_skipped_in_a_replay_as_well() -> None:
+    replayed = build()
+    replayed.runner = Replay(replayed.update, Tape(), never)
+    train(replayed)
+    with torch.no_grad():
+        replayed.model.norm.weight[0] = float("nan")
+    moment = replayed.optimizer.state[replayed.model.head.weight]["exp_avg"].clone()
+    replayed.run(STEPS + 1, pulls(1), lr=1e-2)
+    assert replayed.ring.read(STEPS + 1).skipped
+    assert torch.equal(moment, replayed.optimizer.state[replayed.model.head.weight]["exp_avg"])
+
+
+def test_a_number_of_pythons_would_be_frozen() -> None:
+    """The tape can tell: with the learning rate as a number, replays go on with that of the recorded step."""
+    plain, replayed = build(), build()
+    for step in (plain, replayed):
+        for group in step.optimizer.param_groups:
+            group["lr"] = 0.0
+    replayed.runner = Replay(replayed.update, Tape(), never)
+    assert train(plain) != train(replayed)
+
+
+class Refusing(Tape):
+    """Fails half-way, like a recording that meets what it may not record: some of the step was done in Python."""
+
+    def __init__(self, step: TrainStep) -> None:
+        super().__init__()
+        self.step = step
+
+    def record(self, work: Work) -> Work:
+        assert self.step.align is not None
+        self.step.model.loss(pulls(77)[0]).backward()
+        self.step.align.cosine()
+        raise RuntimeError(
+            "operation not permitted when stream is capturing\nCUDA kernel errors might be ..."
+        )
+
+
+def test_where_recording_fails_steps_run_as_they_are() -> None:
+    plain, refused = build(), build()
+    said: list[str] = []
+
+    def failed(why: str) -> None:
+        refused.forget()
+        said.append(why)
+
+    refused.runner = Replay(refused.update, Refusing(refused), failed)
+    assert train(plain) == train(refused)
+    assert same_weights(plain, refused)
+    assert said == ["a step could not be recorded: operation not permitted when stream is capturing"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_cuda_graph_gives_the_numbers_of_plain_steps() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    plain, replayed = build(device), build(device)
+    replay = Replay(replayed.update, CudaRecorder(device), never)
+    replayed.runner = replay
+    for one, other in zip(train(plain), train(replayed), strict=True):
+        assert one.losses == pytest.approx(other.losses, rel=1e-4)
+        assert one.signals == pytest.approx(other.signals, abs=1e-3)
+        assert one.norm == pytest.approx(other.norm, rel=1e-3)
+    assert replay.replay is not None
+    for a, b in zip(plain.parameters, replayed.parameters, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
