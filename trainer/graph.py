@@ -6,7 +6,7 @@ memory that it read and wrote when it was made, so windows are copied to where t
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -54,44 +54,53 @@ class CudaRecorder:
         return graph.replay
 
 
-class Replay:
-    """Runs `update` on a step's pulls: as it is at first, then from a recording.
+class Recorded:
+    """Does work again and again: as it is at first, then from a recording.
 
-    Where recording fails, `failed` is told why and has to clear up; `update` runs as it is from then on.
+    Where recording fails, `failed` is told why and has to clear up, and the work is done as it is from then on.
     """
 
     def __init__(
-        self, update: Callable[[Tensor], None], recorder: Recorder, failed: Callable[[str], Any]
+        self, work: Work, recorder: Recorder, failed: Callable[[str], None] = lambda why: None
     ) -> None:
-        self.update, self.recorder, self.failed = update, recorder, failed
+        self.work, self.recorder, self.failed = work, recorder, failed
         self.warm_ups = WARM_UP
-        self.windows: Tensor | None = None
         self.replay: Work | None = None
+
+    def __call__(self) -> None:
+        if self.warm_ups > 0:
+            self.warm_ups -= 1
+            self.recorder.warm(self.work)
+            return
+        if self.replay is None:
+            try:
+                self.replay = self.recorder.record(self.work)
+            except RuntimeError as error:
+                self.failed(f"a step could not be recorded: {str(error).splitlines()[0]}")
+                self.replay = self.work
+        self.replay()
+
+
+class Replay:
+    """Runs `update` on a step's pulls, recorded: they are copied to where those of the recording lay."""
+
+    def __init__(
+        self, update: Callable[[Tensor], None], recorder: Recorder, failed: Callable[[str], None]
+    ) -> None:
+        self.update = update
+        self.recorded = Recorded(self.work, recorder, failed)
+        self.windows: Tensor | None = None
 
     def __call__(self, pulls: Tensor) -> None:
         if self.windows is None:
             self.windows = torch.empty_like(pulls)
         self.windows.copy_(pulls)
-        if self.replay is None and self.warm_ups == 0:
-            self.replay = self.recorded()
-        if self.replay is not None:
-            self.replay()
-            return
-        self.warm_ups -= 1
-        self.recorder.warm(self.work)
+        self.recorded()
 
     def work(self) -> None:
         """The update of the windows that lie in the buffer."""
         assert self.windows is not None
         self.update(self.windows)
-
-    def recorded(self) -> Work:
-        """A recording of the work, or the work itself."""
-        try:
-            return self.recorder.record(self.work)
-        except RuntimeError as error:
-            self.failed(f"a step could not be recorded: {str(error).splitlines()[0]}")
-            return self.work
 
 
 def static(optimizer: torch.optim.Optimizer, device: torch.device) -> None:

@@ -220,11 +220,13 @@ def assemble(
         ring.alive = world.check
     names = {arm_id: name for name, arm_id in start.ids.items()}
 
+    own = None if shared.together or not world.first else sampling.Sampler.on_device(shared.model)
+
     def generate(prompt: str, step: int) -> Drawn:
         model, drawn = shared.alone(), None
         if model is not None and tokenizer is not None:
             drawn = sampling.generate(
-                model,
+                own or sampling.Sampler.on_device(model),
                 tokenizer,
                 prompt,
                 temperature=config.gate.temperature,

@@ -381,7 +381,7 @@ def ask(run: RunDir, prompt: str, *, temperature: float, max_new_tokens: int, se
     model = Decoder(msgspec.convert(found.meta["shape"], Shape))
     weights.load(model, checkpoint.tensors(found, checkpoints.MODEL), found.path)
     drawn = sampling.generate(
-        model,
+        sampling.Sampler(model),
         tokenizers.load(run.root / "tokenizer" / tokenizers.NAME),
         prompt,
         temperature=temperature,

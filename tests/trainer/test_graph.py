@@ -134,6 +134,6 @@ def test_a_cuda_graph_gives_the_numbers_of_plain_steps() -> None:
         assert one.losses == pytest.approx(other.losses, rel=1e-4)
         assert one.signals == pytest.approx(other.signals, abs=1e-3)
         assert one.norm == pytest.approx(other.norm, rel=1e-3)
-    assert replay.replay is not None
+    assert replay.recorded.replay is not None
     for a, b in zip(plain.parameters, replayed.parameters, strict=True):
         assert torch.allclose(a, b, atol=1e-4)
