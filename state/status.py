@@ -38,7 +38,13 @@ def status(run: RunDir, now: float) -> tuple[dict[str, Any], list[str]]:
     if not speaking and envelope is not None and not _borne_out(live, envelope):
         live = _stored(payload, live if live.get("lineage", envelope.lineage) == envelope.lineage else {})
     if not speaking:
-        live = {**live, "steps_per_s": None, "eta_s": None, **({"step": envelope.step} if envelope else {})}
+        live = {
+            **live,
+            "steps_per_s": None,
+            "mfu": None,
+            "eta_s": None,
+            **({"step": envelope.step} if envelope else {}),
+        }
     gate = live.get("gate") or {}
     halted = bool(gate.get("halted") if speaking else payload.get("halt"))
     total = live.get("steps_total") or _configured_steps(run)
@@ -55,7 +61,10 @@ def status(run: RunDir, now: float) -> tuple[dict[str, Any], list[str]]:
     body = {
         "run": run.name,
         "state": state,
-        **{key: live.get(key) for key in ("step", "steps_total", "steps_per_s", "eta_s", "loss", "loss_ema")},
+        **{
+            key: live.get(key)
+            for key in ("step", "steps_total", "steps_per_s", "mfu", "eta_s", "loss", "loss_ema")
+        },
         "checkpoint_step": live.get("checkpoint_step") or _newest_checkpoint(run),
         "lineage": envelope.lineage if envelope else None,
         "serial": envelope.serial if envelope else None,
@@ -186,10 +195,11 @@ def screen(body: dict[str, Any], now: float) -> list[str]:
     gate, eta = body["gate"], body["eta_s"]
     end = "" if eta is None else time.strftime(" (%a %d %b %H:%M)", time.localtime(now + eta))
     halted = "  HALTED" if gate["halted"] else ""
+    share = "" if body["mfu"] is None else f" (MFU {body['mfu']:.1%})"
     lines = [
         f"{short(body['run'], 30)}  {body['state']}  step {number(body['step'], ',')} of "
         f"{number(body['steps_total'], ',')}",
-        f"  speed       {number(body['steps_per_s'], '.3g')} steps/s, {duration(eta)} left{end}",
+        f"  speed       {number(body['steps_per_s'], '.3g')} steps/s{share}, {duration(eta)} left{end}",
         f"  loss        {number(body['loss'], '.4f')} (average {number(body['loss_ema'], '.4f')})",
         f"  checkpoint  step {number(body['checkpoint_step'], ',')}",
         f"  state       serial {number(body['serial'], 'd')}, lineage {(body['lineage'] or '-')[:8]}",

@@ -62,6 +62,13 @@ class Progress:
     tokens_per_s: float | None
     eta_s: float | None
     arms: Sequence[Arm] = field(default_factory=tuple)
+    mfu: float | None = None  # share of the device's peak in [0, 1], where that is known (`trainer.peak`)
+
+    @property
+    def speed(self) -> str:
+        """Tokens a second, and what share of the device that is where its peak is known."""
+        share = "" if self.mfu is None else f" (MFU {self.mfu:.1%})"
+        return f"{number(self.tokens_per_s, ',.0f')} tok/s{share}"
 
 
 def step_line(p: Progress) -> str:
@@ -71,7 +78,7 @@ def step_line(p: Progress) -> str:
     return (
         f"step {p.step:>6}/{p.steps_total} | loss {number(p.loss, '.4f')} (ema {number(p.loss_ema, '.4f')}) | "
         f"norm {number(p.norm, '.2f')} | lr {p.lr:.2e} | {number(p.ms_per_step, '.0f')} ms | "
-        f"{number(p.tokens_per_s, ',.0f')} tok/s | eta {duration(p.eta_s)} | {shares}"
+        f"{p.speed} | eta {duration(p.eta_s)} | {shares}"
     )
 
 
@@ -163,7 +170,7 @@ class LiveDisplay:
 
         head = Text(
             f"step {p.step:,}/{p.steps_total:,}   loss {number(p.loss_ema, '.3f')}   "
-            f"{number(p.tokens_per_s, ',.0f')} tok/s   eta {duration(p.eta_s)}   lr {p.lr:.1e}"
+            f"{p.speed}   eta {duration(p.eta_s)}   lr {p.lr:.1e}"
         )
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("source", "share", "", "allowed", "pulls", "loss"):

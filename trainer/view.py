@@ -7,6 +7,7 @@ from curriculum.eligibility import never_picked, why_not
 from curriculum.errors import Exit
 from curriculum.gate.coherence import Score
 from state.cli import plain
+from trainer import peak
 from trainer.display import Arm, Progress
 from trainer.parts import Parts
 from trainer.ring import StepResult
@@ -19,6 +20,7 @@ def look(
     train, model = parts.config.train, parts.config.model
     tokens_per_pull = train.micro_batch * model.block_size
     pace = seconds_per_step
+    tokens_per_s = train.grad_accum * tokens_per_pull / pace if pace else None
     arms = []
     for seen in parts.scheduler.views(step):
         arms.append(
@@ -49,9 +51,10 @@ def look(
         norm=latest.norm if latest and math.isfinite(latest.norm) else None,
         lr=lr,
         ms_per_step=1000 * pace if pace else None,
-        tokens_per_s=train.grad_accum * tokens_per_pull / pace if pace else None,
+        tokens_per_s=tokens_per_s,
         eta_s=pace * (train.steps - step) if pace else None,
         arms=arms,
+        mfu=peak.mfu(parts.model, tokens_per_s, parts.device),
     )
 
 
@@ -81,6 +84,7 @@ def live(parts: Parts, seen: Progress) -> dict[str, Any]:
         "steps_total": seen.steps_total,
         "steps_per_s": 1000 / seen.ms_per_step if seen.ms_per_step else None,
         "tokens_per_s": seen.tokens_per_s,
+        "mfu": seen.mfu,
         "eta_s": seen.eta_s,
         "loss": seen.loss,
         "loss_ema": seen.loss_ema,

@@ -46,7 +46,9 @@ def ask(sampler: Sampler, end: int = 63, prompt: list[int] = PROMPT, **changed: 
 
 
 @torch.inference_mode()
-def reference(decoder: Decoder, end: int, temperature: float = 0.8, withheld: int = 4) -> tuple[list[int], float]:
+def reference(
+    decoder: Decoder, end: int, temperature: float = 0.8, withheld: int = 4
+) -> tuple[list[int], float]:
     """The whole text read anew for every token, drawn by the cumulative sum of fractions."""
     ids, nats = list(PROMPT), 0.0
     for position in range(60):
