@@ -231,7 +231,9 @@ class Train(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
     ] = "auto"
     compile: Annotated[
         Literal["auto", "on", "off"],
-        _doc("Whether `torch.compile` makes the step's kernels; `auto`: on CUDA, where it can."),
+        _doc(
+            "Whether `torch.compile` makes the step's kernels; `auto`: on CUDA, in a run long enough to earn the wait."
+        ),
     ] = "auto"
     cuda_graph: Annotated[
         Literal["auto", "on", "off"],

@@ -12,10 +12,14 @@ from curriculum.errors import Exit, FirehoseError
 from trainer import crew, fit
 from trainer.graph import CudaRecorder, Replay, static
 from trainer.model import Decoder
+from trainer.peak import flops_per_token
 from trainer.step import Loss, TrainStep
 
 # Channels up to which a step is recorded: there its hundreds of launches take as long as its kernels.
 GRAPH_WIDTH = 512
+
+# Arithmetic of a run from which on compiling its step is worth the wait: a minute of it against four on an H200.
+COMPILE_FLOPS = 1e17
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
@@ -61,15 +65,22 @@ def forward(
     cuda = device.type == "cuda"
     trial = fit.Trial(model, optimizer, device, autocast, passes=min(2, train.grad_accum))
     loss: Loss = crew.loss_of(model)
-    if train.compile == "on" or (train.compile == "auto" and cuda):
+    if train.compile == "on" or (train.compile == "auto" and cuda and pays(model, train)):
         loss = compiled(model.loss, lambda loss: trial.run(loss, rows if cuda else 1), train, say)
     if cuda:
         fit.check(lambda rows: trial.run(loss, rows), train, rows, torch.cuda.get_device_name(device))
     return loss
 
 
+def pays(model: Decoder, train: Train) -> bool:
+    """Whether a run is long enough to earn back what compiling takes."""
+    tokens = train.steps * train.grad_accum * train.micro_batch * model.shape.block_size
+    return tokens * flops_per_token(model) >= COMPILE_FLOPS
+
+
 def compiled(loss: Loss, trial: Callable[[Loss], None], train: Train, say: Say) -> Loss:
     """A loss compiled, if it then goes through a trial; else as it is, which is said, or refused as `forward` says."""
+    torch.compiler.reset()  # models compiled before count against a limit
     made: Loss = torch.compile(loss, dynamic=False, fullgraph=True)
     try:
         trial(made)

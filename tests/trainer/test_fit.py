@@ -117,6 +117,13 @@ def test_a_compiler_that_fails_is_told_of_and_done_without(monkeypatch: pytest.M
     assert len(said) == 1
 
 
+def test_only_a_long_run_is_compiled_unasked() -> None:
+    with torch.device("meta"):
+        model = Decoder(Shape(vocab_size=50_257, block_size=1024, width=768, heads=12, layers=12))
+    assert cuda.pays(model, Train(steps=10_000, micro_batch=64))
+    assert not cuda.pays(model, Train(steps=100, micro_batch=8, grad_accum=1))
+
+
 def test_the_loss_can_be_compiled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """No break in the graph, which `fullgraph` refuses; the same gradients (traced alone, for speed)."""
     compiled = torch.compile
