@@ -1,13 +1,16 @@
 """Recorded and replayed steps against plain ones: the same bits, and what would be frozen in a recording is seen."""
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.fixtures import tiny
+from tests.fixtures.runs import go, the_run
 from tests.trainer.tape import Tape
-from trainer import optim
+from trainer import cuda, optim
 from trainer.align import Alignment
 from trainer.graph import WARM_UP, CudaRecorder, Replay, Work, static
 from trainer.model import Decoder, Shape
@@ -137,3 +140,29 @@ def test_a_cuda_graph_gives_the_numbers_of_plain_steps() -> None:
     assert replay.recorded.replay is not None
     for a, b in zip(plain.parameters, replayed.parameters, strict=True):
         assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_a_run_is_the_same_run_when_its_steps_are_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Picks, losses and weights of a run with probes, boundaries and a checkpoint, byte for byte."""
+    tapes: list[Tape] = []
+
+    def record(step: TrainStep, *rest: object, **named: object) -> None:
+        for group in step.optimizer.param_groups:
+            group["lr"] = torch.zeros((), dtype=torch.float64)  # as exact as the number it stands for
+        tapes.append(Tape())
+        step.runner = Replay(step.update, tapes[-1], never)
+
+    made = {}
+    for name in ("plain", "replayed"):
+        if name == "replayed":
+            monkeypatch.setattr(cuda, "record", record)
+        config = tiny.make(tmp_path / name, *tiny.QUICK, ("checkpoint_every = 20", "checkpoint_every = 10"))
+        go(config.path, until=20)
+        root = the_run(config.path).root
+        files = [root / "tiny.loss.json", root / "tiny.pulls.json", *sorted(root.rglob("*.safetensors"))]
+        made[name] = {file.relative_to(root): file.read_bytes() for file in files}
+    assert made["plain"] == made["replayed"]
+    assert len(made["plain"]) == 2 + 2 * 2
+    assert [tape.replays for tape in tapes] == [20 - WARM_UP]
