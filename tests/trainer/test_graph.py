@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from curriculum.config import Train
+from curriculum.errors import FirehoseError
 from tests.fixtures import tiny
 from tests.fixtures.runs import go, the_run
 from tests.trainer.tape import Tape
@@ -113,18 +115,38 @@ class Refusing(Tape):
         )
 
 
-def test_where_recording_fails_steps_run_as_they_are() -> None:
-    plain, refused = build(), build()
-    said: list[str] = []
+def test_where_recording_fails_steps_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, refused, insisted = build(), build(), build()
+    for step in (refused, insisted):
+        monkeypatch.setattr(cuda, "CudaRecorder", lambda device, step=step: Refusing(step))
+        monkeypatch.setattr(cuda, "static", lambda optimizer, device: None)
+        said: list[str] = []
+        train_config = Train(cuda_graph="auto" if step is refused else "on")
+        cuda.record(step, train_config, torch.device("cuda", 0), alone=True, say=said.append)
+        assert said == ["CUDA: the step is as it is and recorded as one graph; kernels that add in any order"]
+        if step is insisted:
+            with pytest.raises(FirehoseError, match="could not be recorded"):
+                train(step)
+            continue
+        assert train(plain) == train(step)
+        assert same_weights(plain, step)
+        why = "a step could not be recorded: operation not permitted when stream is capturing"
+        assert said[1:] == [f"{why}; steps run without a CUDA graph"]
 
-    def failed(why: str) -> None:
-        refused.forget()
-        said.append(why)
 
-    refused.runner = Replay(refused.update, Refusing(refused), failed)
-    assert train(plain) == train(refused)
-    assert same_weights(plain, refused)
-    assert said == ["a step could not be recorded: operation not permitted when stream is capturing"]
+def test_only_small_models_alone_on_cuda_are_recorded_unasked() -> None:
+    step = build()
+    plain, said = step.runner, []
+    for train_config, device, alone in (
+        (Train(), CPU, True),
+        (Train(), torch.device("cuda", 0), False),
+        (Train(cuda_graph="off", deterministic=True), torch.device("cuda", 0), True),
+    ):
+        cuda.record(step, train_config, device, alone=alone, say=said.append)
+        assert step.runner == plain
+    assert said[-1] == "CUDA: the step is as it is and launched kernel by kernel; the same bits each time"
+    with pytest.raises(FirehoseError, match="for a single process on CUDA"):
+        cuda.record(step, Train(cuda_graph="on"), CPU, alone=True, say=said.append)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
