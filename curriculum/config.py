@@ -45,6 +45,7 @@ NOT_TRAINING = frozenset(
         "train.compile",
         "train.cuda_graph",
         "train.deterministic",
+        "train.keep_best",
         "sources.*.path",
         "sources.*.expect_documents",
         "sources.*.clean",
@@ -211,6 +212,14 @@ class Train(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
     keep_every: Annotated[
         int, _doc("Steps: a checkpoint at a multiple of this is kept for good; 0 keeps none so.", ge=0)
     ] = 0
+    keep_best: Annotated[
+        int,
+        _doc(
+            "Checkpoints kept for the lowest held-out loss at their step: mean over `goal_sources`, or over all "
+            "sources where no goal is named; 0 keeps none so.",
+            ge=0,
+        ),
+    ] = 1
     max_skipped: Annotated[
         int, _doc("Non-finite steps in a row after which the run ends (exit 21).", ge=1)
     ] = 10

@@ -24,7 +24,11 @@ FREE = (
     "data.tokenizer_sample_mb",
     "train.keep_checkpoints",
     "train.keep_every",
+    "train.keep_best",
     "train.parallel",
+    "train.compile",
+    "train.cuda_graph",
+    "train.deterministic",
 )
 
 

@@ -7,7 +7,7 @@ the tensor files is for `trainer.checkpoint`; nothing here imports torch.
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,31 @@ NAME = re.compile(r"step_(\d+)$")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint on disk: its step, its folder and what `checkpoint.json` says."""
+    """A complete checkpoint on disk: its step, its folder and what `checkpoint.json` says.
+
+    compared: whether every byte of its tensor files was compared with what was written, by this process.
+    """
 
     step: int
     path: Path
     meta: dict[str, Any]
+    compared: bool = False
+
+    @property
+    def heldout_loss(self) -> float | None:
+        """Mean held-out loss at its step, in nats a token; None where none was measured there."""
+        loss: float | None = self.meta.get("heldout_loss")
+        return loss
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How many checkpoints retention leaves: the newest `last`, every one at a multiple of `every` steps (0: none so),
+    and the `best` of lowest held-out loss."""
+
+    last: int
+    every: int = 0
+    best: int = 0
 
 
 def verify(path: Path, name: str, meta: dict[str, Any]) -> None:
@@ -91,6 +111,7 @@ def sound(path: Path, *, deep: bool = True) -> tuple[Checkpoint, Envelope]:
         )
     for name in (MODEL, OPTIMIZER) if deep else ():
         verify(path, name, found.meta)
+    found = replace(found, compared=deep)
     return found, open_plain(found.meta.get("state"), path / META)
 
 
@@ -136,16 +157,20 @@ def sweep(folder: Path) -> list[str]:
     return removed
 
 
-def retain(folder: Path, *, last: int, every: int, protect: set[int]) -> list[int]:
-    """Remove what retention does not keep: the newest `last`, multiples of `every`, and the steps in `protect`."""
+def retain(folder: Path, keep: Keep, *, protect: set[int]) -> list[int]:
+    """Remove what `keep` does not name and `protect` (steps) does not hold; the steps removed.
+
+    The best are found in the checkpoints themselves, each of which says its held-out loss, so that no restart forgets
+    them; of equal ones the older is better.
+    """
     found = complete(folder)
-    newest = {checkpoint.step for checkpoint in found[-last:]}
+    ranked = sorted((loss, one.step) for one in found if (loss := one.heldout_loss) is not None)
+    kept = {one.step for one in found[-keep.last :]} | {step for _, step in ranked[: keep.best]} | protect
     removed = []
-    for checkpoint in found:
-        step = checkpoint.step
-        if step in newest or step in protect or (every and step % every == 0):
+    for one in found:
+        if one.step in kept or (keep.every and one.step % keep.every == 0):
             continue
-        with failing_writes(checkpoint.path):
-            discard(checkpoint.path)
-        removed.append(step)
+        with failing_writes(one.path):
+            discard(one.path)
+        removed.append(one.step)
     return removed

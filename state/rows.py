@@ -91,12 +91,9 @@ class RowFile:
         Raises FirehoseError: WRITE_FAILED, the rows before being intact; DAMAGED where another process changed the
         file. ValueError on a row that is not one line of a JSON array or object.
         """
-        for row in rows:
-            if row[:1] not in (b"[", b"{") or b"\n" in row:
-                raise ValueError(f"not a row: {row[:40]!r}")
         if not rows:
             return self.mark
-        body = (b",\n" if self.mark.rows else b"\n") + b",\n".join(rows)
+        body, mark, digest = self._grown(rows)
         before = self.mark.bytes
         with failing_writes(self.path, f"nothing up to row {self.mark.rows}, the last one committed"):
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
@@ -110,9 +107,22 @@ class RowFile:
                     raise
             finally:
                 os.close(descriptor)
-        self._hash.update(body)
-        self.mark = Mark(before + len(body), self.mark.rows + len(rows), self._hash.hexdigest())
+        self.mark, self._hash = mark, digest
         return self.mark
+
+    def after(self, rows: list[bytes]) -> Mark:
+        """The mark that `append` of these rows will give; nothing is written. Raises ValueError as it does."""
+        return self._grown(rows)[1] if rows else self.mark
+
+    def _grown(self, rows: list[bytes]) -> tuple[bytes, Mark, "hashlib._Hash"]:
+        for row in rows:
+            if row[:1] not in (b"[", b"{") or b"\n" in row:
+                raise ValueError(f"not a row: {row[:40]!r}")
+        body = (b",\n" if self.mark.rows else b"\n") + b",\n".join(rows)
+        digest = self._hash.copy()
+        digest.update(body)
+        mark = Mark(self.mark.bytes + len(body), self.mark.rows + len(rows), digest.hexdigest())
+        return body, mark, digest
 
     def _close(self) -> None:
         with failing_writes(self.path, "the rows are as they were"):

@@ -62,6 +62,7 @@ class StateStore:
         self._now = now
         self._seen: tuple[int, int, int] | None = None
         self._current: Envelope | None = None
+        self._lineage: str | None = None
         self._damaged = False
         self._reserved = 0
 
@@ -71,8 +72,8 @@ class StateStore:
 
     @property
     def lineage(self) -> str | None:
-        """The lineage of the state that was read or written last."""
-        return self._current.lineage if self._current else None
+        """The lineage of the state that was read or written last; while another thread writes, that of the one before."""
+        return self._lineage
 
     def next_serial(self) -> int:
         """The serial that the next commit will have."""
@@ -110,6 +111,7 @@ class StateStore:
                 return None, []
             fix = f"move {self.path.name} and {self.folder.name} away: a launch then takes the checkpoint's copy"
             raise FindingError(Exit.DAMAGED, replace(passed[0].finding, fix=fix), path=passed[0].path)
+        self._lineage = self._current.lineage
         self._damaged = bool(passed) and self._seen is not None
         serial = self._current.serial
         fix = f"serial {serial} is used instead; the next commit keeps what is damaged in {self.folder.name}/"
@@ -185,6 +187,7 @@ class StateStore:
         self._current = None  # until the write is known to have succeeded
         write_atomic(self.path, envelopes.seal(envelope), keep=keep)
         self._seen, self._current, self._damaged = self._stat(), envelope, False
+        self._lineage = envelope.lineage
         for _, path in self.versions()[:-KEPT]:
             with contextlib.suppress(OSError):  # the commit is durable; what stays is removed by the next one
                 path.unlink()

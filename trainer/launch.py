@@ -20,7 +20,7 @@ from curriculum.sources import open_corpus, rest, specs
 from curriculum.text.tokenizer import Tokenizer
 from curriculum.tokens.corpus import Corpus
 from state import checkpoints, passed
-from state.checkpoints import MODEL, OPTIMIZER, Checkpoint
+from state.checkpoints import MODEL, OPTIMIZER, Checkpoint, Keep
 from state.rows import Mark, RowFile
 from state.run_dir import RunDir
 from state.store import StateStore
@@ -90,7 +90,7 @@ def launch(
         say(f"weights are those of {found.origin.path} (step {found.origin.step})")
 
     run.create()
-    record = open_record(config, corpus, run, store, start, found, built.shared.model, say)
+    record = open_record(config, corpus, run, store, start, found, built.shared.model, built.device, say)
     tokenizer = identity.store(config, corpus, run, found.origin)
     begin(run, store, start, found, built, record)
     return assemble(config, corpus, start, built, record, tokenizer, flags, say)
@@ -168,7 +168,7 @@ def begin(run: RunDir, store: StateStore, start: Start, found: Found, built: Bui
         "gate": built.gate.snapshot(),
         **built.position.payload(),
         **record.standing,
-        "files": record.commit_rows(),
+        "files": record.marks(),
         "checkpoint": record.checkpoint_step,
     }
     digest, settled, step = record.config_sha256, found.look.settled, built.position.step
@@ -352,6 +352,7 @@ def open_record(
     start: Start,
     found: Found,
     model: Decoder,
+    device: torch.device,
     say: Say,
 ) -> Record:
     """The run's files, row files cut back to where the story goes on; what is cut goes to the archive."""
@@ -378,6 +379,8 @@ def open_record(
             "parameters": model.parameter_count(),
             "tokenizer_sha256": corpus.tokenizer_sha256,
         },
-        keep=(config.train.keep_checkpoints, config.train.keep_every),
+        keep=Keep(config.train.keep_checkpoints, config.train.keep_every, config.train.keep_best),
+        goal=config.curriculum.goal_sources,
         checkpoint_step=found.look.weights.step if found.look.weights else None,
+        device=device,
     )

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from bandit.ledger import Ticket
 from curriculum.eligibility import Phase, phases
@@ -26,6 +25,7 @@ from trainer.display import Display
 from trainer.parts import Parts
 from trainer.ring import StepResult
 from trainer.signals import Flags
+from trainer.snapshot import Tensors
 from trainer.timing import Timers
 
 HELDOUT_WINDOWS = 8
@@ -57,7 +57,7 @@ class Loop:
         self.began, self.began_step = clock(), self.at.step
 
     def run(self, until: int) -> Exit:
-        """Train up to step `until`; the exit code says how it ended. All files are committed when it returns."""
+        """Train up to step `until`; the exit code says how it ended. All files are durable when it returns."""
         try:
             self.fill()
             while self.at.step < until:
@@ -72,6 +72,8 @@ class Loop:
             return view.outcome(self.parts, self.at.step)
         finally:
             self.parts.feed.close()
+            if lost := self.parts.record.close():  # beside what ended the run already
+                self.display.note(lost)
 
     # The way of a batch.
 
@@ -180,6 +182,7 @@ class Loop:
             ended = ended or Exit.STOPPED
         if not boundary and ended is None:
             if self.clock() >= self.next_live:
+                self.parts.record.look()  # a full disk ends the run now, not at the next boundary
                 self.show(step, milestone=False)
             return None
 
@@ -316,34 +319,33 @@ class Loop:
         return {name: found[number] for name, number in measured.items()}
 
     def commit(self, *, checkpoint: bool, ended: Exit | None) -> None:
-        """Rows, then checkpoint, then state: each durable before the next says that it is there."""
+        """Have rows, checkpoint and state written by a thread, once the commit before is durable.
+
+        Waits for its own where somebody else does: a request, or the end.
+        """
         parts = self.parts
         if not self.world.first:
             if checkpoint and parts.shared.together:
                 self.tensors()
             return
+        with self.timers("checkpoint"):
+            parts.record.join()
         if checkpoint and self.at.last_sample and self.at.last_sample["kind"] == "pass":
             self.at.passing_checkpoint = self.at.step
-        payload = {
-            "bandit": parts.scheduler.saved(),
-            "reward": parts.reward.snapshot(),
-            "gate": parts.gate.snapshot(),
-            **self.at.payload(),
-        }
-        with self.timers("commit"):
-            marks = parts.record.commit_rows()
-        payload["files"] = marks
-        if checkpoint:
-            with self.timers("checkpoint"):
-                parts.record.checkpoint(self.at, payload, *self.tensors())
-        with self.timers("commit"):
-            parts.record.commit_state(self.at.step, payload, ended)
+        with self.timers("checkpoint" if checkpoint else "commit"):
+            payload = {
+                "bandit": parts.scheduler.saved(),
+                "reward": parts.reward.snapshot(),
+                "gate": parts.gate.snapshot(),
+                **self.at.payload(),
+            }
+            parts.record.commit(self.at, payload, self.tensors() if checkpoint else None, ended)
 
-    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def tensors(self) -> Tensors:
         """Weights, and what the optimizer and the reward remember, whole; of a shared model all ranks must ask."""
         shared, align = self.parts.shared, self.parts.train_step.align
         memory = optim.state_tensors(self.parts.optimizer, shared.named)
-        return shared.weights(), shared.full({**memory, **(align.tensors() if align else {})})
+        return Tensors(shared.weights(), shared.full({**memory, **(align.tensors() if align else {})}))
 
     def show(self, step: int, *, milestone: bool, ended: Exit | None = None) -> None:
         """Tell the display and the monitors where the run is."""

@@ -2,6 +2,10 @@
 
 A crash between any two leaves a run that resumes: rows beyond the checkpoint's marks are moved to the archive at the
 next launch, and a state newer than the checkpoint gives way to the checkpoint's copy.
+
+The files are written by a thread while the loop goes on (`trainer.committer`). From `Record.commit` to the next
+`Record.join` the row files, the state store, the folder of checkpoints and the history are the thread's; the loop only
+holds rows for the commit after it, asks what is asked of the run, and tells the monitors.
 """
 
 import math
@@ -12,21 +16,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from torch import Tensor
 
 from bandit.ledger import Ticket
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.coherence import Score
 from curriculum.gate.rule import Verdict
 from state import checkpoints
+from state.checkpoints import Keep
 from state.envelope import Envelope
 from state.rows import RowFile, encode_row
 from state.run_dir import RunDir
 from state.store import StateStore, utc_now
 from trainer import checkpoint
+from trainer.committer import Committer
 from trainer.desk import Desk
 from trainer.ring import StepResult
 from trainer.sampling import Drawn
+from trainer.snapshot import Snapshot, Tensors
 
 ROW_FILES = ("loss", "pulls", "samples", "heldout")
 ENDINGS = {Exit.OK: "finished", Exit.ALARMS: "finished", Exit.STOPPED: "stopped", Exit.HALTED: "halted"}
@@ -105,11 +111,26 @@ class Position:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One commit as the writing thread gets it: nothing in it changes any more.
+
+    meta: of the checkpoint that is part of it, None where there is none. protect: the steps of checkpoints to keep.
+    """
+
+    rows: dict[str, list[bytes]]
+    envelope: Envelope
+    meta: dict[str, Any] | None
+    protect: set[int]
+
+
 class Record:
     """The writer of one run's folder, under its lock.
 
     standing: the parts of the payload that do not change while the run trains (pruned arms, data, platform, edits).
     meta: what every checkpoint says beside tensors and state (model shape, tokenizer hash, parameter count).
+    goal: the sources whose held-out loss ranks checkpoints; none named: all. checkpoint_step: of the newest one that
+    is durable.
     """
 
     def __init__(
@@ -121,18 +142,21 @@ class Record:
         config_sha256: str,
         standing: dict[str, Any],
         meta: dict[str, Any],
-        keep: tuple[int, int],
+        keep: Keep,
+        goal: Sequence[str],
         checkpoint_step: int | None,
+        device: torch.device,
     ) -> None:
         self.run, self.store, self.rows = run, store, rows
         self.name = run.name
         self.config_sha256, self.standing, self.meta = config_sha256, standing, meta
-        self.keep_last, self.keep_every = keep
+        self.keep, self.goal = keep, frozenset(goal)
         self.checkpoint_step = checkpoint_step
         self.held: dict[str, list[bytes]] = {name: [] for name in ROW_FILES}
+        self.heldout_loss: tuple[int, float] | None = None  # step, mean
         self.desk = Desk(run)
-        self.envelope: Envelope | None = None
         self.decisions: list[dict[str, Any]] = []
+        self.committer, self.snapshot = Committer(), Snapshot(device)
 
     # Rows, held until the next commit.
 
@@ -183,7 +207,10 @@ class Record:
         self.held["samples"].append(encode_row(row))
 
     def heldout(self, step: int, losses: dict[str, float]) -> None:
-        """Write down the held-out loss of every source."""
+        """Write down the held-out loss of every source; their mean ranks the checkpoint of this step."""
+        ranking = [loss for name, loss in losses.items() if name in self.goal or not self.goal]
+        mean = sum(ranking) / len(ranking) if ranking else math.nan
+        self.heldout_loss = (step, mean) if math.isfinite(mean) else None
         row = {"step": step, "loss": {name: finite(loss) for name, loss in sorted(losses.items())}}
         self.held["heldout"].append(encode_row(row))
 
@@ -202,54 +229,78 @@ class Record:
 
     # A commit.
 
-    def commit_rows(self) -> dict[str, Any]:
-        """Append the held rows durably; the marks of all row files."""
-        for name, file in self.rows.items():
-            file.append(self.held[name])
-            self.held[name] = []
+    def marks(self) -> dict[str, Any]:
+        """What of the row files is committed."""
         return {name: file.mark.as_dict() for name, file in self.rows.items()}
 
-    def checkpoint(
-        self,
-        at: Position,
-        payload: dict[str, Any],
-        model: dict[str, Tensor],
-        optimizer: dict[str, Tensor],
+    def commit(
+        self, at: Position, payload: dict[str, Any], tensors: Tensors | None, ended: Exit | None
     ) -> None:
-        """Write a checkpoint that carries the very state the commit after it will make current; then retain."""
-        self.checkpoint_step = at.step
-        self.envelope = self._prepare(at.step, payload)
-        checkpoint.save(
-            self.run.checkpoints,
-            at.step,
-            model=model,
-            optimizer=optimizer,
-            meta={**self.meta, "state": msgspec.to_builtins(self.envelope)},
-        )
+        """Take what is to be written as it is now, and have it written; `join` first.
+
+        tensors: of the checkpoint that is due, None where there is none. It carries the very state that is made current
+        after it. Where somebody waits for it, who asked or who ends, this waits too; then that is told.
+        """
+        rows, self.held = self.held, {name: [] for name in ROW_FILES}
+        marks = {name: file.after(rows[name]).as_dict() for name, file in self.rows.items()}
+        kept = self.checkpoint_step if tensors is None else at.step
+        whole = {**self.standing, **payload, "files": marks, "checkpoint": kept}
+        if self.decisions:
+            whole["events"], self.decisions = self.marked(self.decisions), []
+        envelope = self.store.prepare(whole, step=at.step, config_sha256=self.config_sha256)
+        meta = None
+        if tensors is not None:
+            self.snapshot.take(tensors)
+            loss = self.heldout_loss[1] if self.heldout_loss and self.heldout_loss[0] == at.step else None
+            meta = {**self.meta, "heldout_loss": loss}
         protect = set(self.standing.get("protected", []))  # what pivots began from
         protect |= set() if at.passing_checkpoint is None else {at.passing_checkpoint}
-        checkpoints.retain(self.run.checkpoints, last=self.keep_last, every=self.keep_every, protect=protect)
+        job = Job(rows, envelope, meta, protect)
+        self.committer.hand(lambda: self._write(job))
+        if ended is not None or self.desk.request is not None:
+            self.join()
+            self._tell(at.step, ended)
 
-    def commit_state(self, step: int, payload: dict[str, Any], ended: Exit | None) -> None:
-        """Make the state current, answer the request that led here, and say how the run ended if it did."""
-        envelope = self.envelope or self._prepare(step, payload)
-        self.store.write(envelope)
-        self.envelope, self.decisions = None, []
-        self.run.record_once(envelope.payload.get("events", []))
-        if (
-            self.desk.request is not None and self.desk.request.kind != "bounds"
-        ):  # whose answer is not a commit's
+    def join(self) -> None:
+        """Wait until the commit in flight is durable, if there is one. Raises FirehoseError: what its writing came to."""
+        self.committer.join()
+
+    def look(self) -> None:
+        """`join` where that does not have to wait."""
+        self.committer.look()
+
+    def close(self) -> str | None:
+        """`join`, and end the thread, where something ended the run already: what the writing came to is given back."""
+        error = self.committer.close()
+        return None if error is None else f"the last commit was not written: {error}"
+
+    def _write(self, job: Job) -> None:
+        """Rows, then checkpoint, then state, then history: each durable before the next says that it is there."""
+        for name, file in self.rows.items():
+            file.append(job.rows[name])
+        if job.meta is not None:
+            copies, step = self.snapshot.wait(), job.envelope.step
+            checkpoint.save(
+                self.run.checkpoints,
+                step,
+                model=copies.model,
+                optimizer=copies.optimizer,
+                meta={**job.meta, "state": msgspec.to_builtins(job.envelope)},
+            )
+            self.checkpoint_step = step
+            checkpoints.retain(self.run.checkpoints, self.keep, protect=job.protect)
+        self.store.write(job.envelope)
+        self.run.record_once(job.envelope.payload.get("events", []))
+
+    def _tell(self, step: int, ended: Exit | None) -> None:
+        """Answer the request that led to a commit, now durable, and say how the run ended if it did."""
+        request = self.desk.request
+        if request is not None and request.kind != "bounds":  # whose answer is not a commit's
             done = "stopped" if ended is not None else "checkpoint written"
             self.desk.answer(step, f"{done} at step {step}")
         if ended is not None:
             how = ENDINGS.get(ended, "failed")
             self.run.end(how, exit_code=int(ended), step=step, now=time.time())
-
-    def _prepare(self, step: int, payload: dict[str, Any]) -> Envelope:
-        whole = {**self.standing, **payload, "checkpoint": self.checkpoint_step}
-        if self.decisions:
-            whole["events"] = self.marked(self.decisions)
-        return self.store.prepare(whole, step=step, config_sha256=self.config_sha256)
 
     # Monitors.
 

@@ -28,3 +28,9 @@ class Witness(Record):
 
     def decided(self, event: str, step: int, **details: Any) -> None:
         pass
+
+    def look(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from state import checkpoints
+from state.checkpoints import Keep
 from tests.faults.on_files import CONFIG_SHA, payload, the_store
 from tests.faults.scenario import Acknowledge, Scenario
 
@@ -47,8 +48,8 @@ def save(root: Path, number: int) -> None:
 
 
 def with_torch() -> None:
-
-    import trainer.checkpoint  # noqa: F401
+    import trainer.checkpoint
+    import trainer.record  # noqa: F401
 
 
 def begin(root: Path) -> None:
@@ -62,7 +63,7 @@ def write_two(root: Path, acknowledge: Acknowledge) -> None:
     for number in (2, 3):
         save(root, number)
         acknowledge(number)
-        checkpoints.retain(root / "checkpoints", last=2, every=0, protect=set())
+        checkpoints.retain(root / "checkpoints", Keep(last=2), protect=set())
 
 
 def whole(root: Path, acks: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from tests.faults.on_checkpoints import CHECKPOINTS
 from tests.faults.on_commands import COMMANDS
+from tests.faults.on_commits import COMMITS
 from tests.faults.on_files import FILES
 from tests.faults.on_runs import RUNS, TRAINED
 from tests.faults.scenario import Scenario
@@ -16,6 +17,7 @@ def scenarios(*, short: bool) -> list[Scenario]:
         *COMMANDS,
         *BROKEN,
         *CHECKPOINTS,
+        *COMMITS,
         *TRAINED,
     ]  # torch last: with it, forks are slower
     return [scenario for scenario in known if scenario.short or not short]

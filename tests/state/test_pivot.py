@@ -15,6 +15,7 @@ from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.rule import Gate
 from curriculum.sources import open_corpus, specs
 from state import checkpoints, journal
+from state.checkpoints import Keep
 from state.envelope import open_envelope
 from state.polish import apply, generations, outlook, polish
 from state.polish import view as polish_view
@@ -428,6 +429,6 @@ def test_retention_keeps_what_a_pivot_began_from(run: RunDir) -> None:
     for step in range(STEP + 10, STEP + 60, 10):
         further(run, step)
     protect = set(polish.current_state(run).payload["protected"])
-    removed = checkpoints.retain(run.checkpoints, last=1, every=0, protect=protect)
+    removed = checkpoints.retain(run.checkpoints, Keep(last=1), protect=protect)
     assert removed == [70, 80, 90, 100]
     assert [c.step for c in checkpoints.complete(run.checkpoints)] == [STEP, STEP + 50]

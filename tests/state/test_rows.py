@@ -229,3 +229,13 @@ def test_only_rows_are_appended(path: Path, archive: Path) -> None:
         encode_row([1, float("nan")])
     rows.append([encode_row({"text": "\ud800 and a line\u2028"})])
     assert read_rows(path) == [{"text": "\ud800 and a line\u2028"}]
+
+
+def test_the_mark_after_rows_is_known_before_they_are_written(path: Path, archive: Path) -> None:
+    rows = opened(path, archive)
+    for first in (1, 4):
+        new = loss_rows(first, first + 2)
+        before = path.read_bytes()
+        foreseen = rows.after(new)
+        assert path.read_bytes() == before and rows.after([]) == rows.mark != foreseen
+        assert rows.append(new) == foreseen == rows.mark

@@ -433,3 +433,18 @@ def test_an_unreadable_folder_is_a_failed_write_not_a_crash(tmp_path: Path) -> N
     with pytest.raises(FirehoseError) as caught:
         write_atomic(tmp_path / "missing" / "file.json", b"x")
     assert caught.value.exit_code is Exit.WRITE_FAILED and "ENOENT" in caught.value.message
+
+
+def test_a_monitor_reads_the_lineage_while_another_thread_writes(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(store)
+    seen: list[str | None] = []
+
+    def watched(*rest: Any, **named: Any) -> None:
+        seen.append(store.lineage)
+        write_atomic(*rest, **named)
+
+    monkeypatch.setattr("state.store.write_atomic", watched)
+    commit(store, 1)
+    assert seen == [store.lineage] and seen != [None]
