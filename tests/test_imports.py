@@ -23,7 +23,7 @@ ALLOWED = {
         "tomlkit",
     },
     "state": {"msgspec", "filelock", "typer", "rich"},
-    "trainer": {"numpy", "msgspec", "typer", "rich", "torch", "safetensors"},
+    "trainer": {"numpy", "msgspec", "typer", "rich", "torch", "safetensors", "matplotlib"},
 }
 
 

@@ -253,11 +253,13 @@ def mount(command: str | None = None) -> None:
         return
     from curriculum import config_cli, data_cli, gate_cli, simulate_cli
     from state.polish import cli as polish_cli
+    from trainer import inspect_cli
 
     app.add_typer(data_cli.app, name="data", help="Build and list token files.")
     app.add_typer(config_cli.app, name="config", help="Check a config, print its schema.")
     app.add_typer(gate_cli.app, name="gate", help="Score texts as the coherence gate does.")
     app.add_typer(simulate_cli.app)
+    app.add_typer(inspect_cli.app)
     app.add_typer(polish_cli.polish_app, name="polish")
 
 

@@ -27,11 +27,12 @@ from state.store import StateStore
 from trainer import checkpoint, cuda, identity, machine, optim, parallel, sampling, weights
 from trainer.align import Alignment
 from trainer.feed import Feed
+from trainer.forensics import Examiner
 from trainer.goal import GoalLoss, GoalText
 from trainer.model import Decoder
 from trainer.parallel import Kind, Whole
 from trainer.parts import Parts
-from trainer.record import ROW_FILES, Position, Record
+from trainer.record import ROW_FILES, Position, Record, alarm_of
 from trainer.ring import Ring
 from trainer.sampling import Drawn
 from trainer.signals import Flags
@@ -378,9 +379,13 @@ def open_record(
             "shape": msgspec.to_builtins(model.shape),
             "parameters": model.parameter_count(),
             "tokenizer_sha256": corpus.tokenizer_sha256,
+            "seed": config.seed,
+            "betas": [config.train.beta1, config.train.beta2],
         },
         keep=Keep(config.train.keep_checkpoints, config.train.keep_every, config.train.keep_best),
         goal=config.curriculum.goal_sources,
         checkpoint_step=found.look.weights.step if found.look.weights else None,
         device=device,
+        examiner=Examiner(model.shape, config.seed, quick=True),
+        alarm=alarm_of(last.step, last.meta.get("forensics")) if (last := found.look.weights) else None,
     )

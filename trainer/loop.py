@@ -197,7 +197,7 @@ class Loop:
         asked = wanted == "checkpoint" or change is not None
         due = boundary and (step % train.checkpoint_every == 0 or self.parts.changed)
         self.parts.changed = self.parts.changed and not due
-        self.commit(checkpoint=due or asked or ended is not None, ended=ended)
+        ended = self.commit(checkpoint=due or asked or ended is not None, ended=ended)
         if change is not None:
             self.take_bounds(change)
         if wanted is not None and self.heard_twice():
@@ -318,16 +318,17 @@ class Loop:
         found = losses.tolist()
         return {name: found[number] for name, number in measured.items()}
 
-    def commit(self, *, checkpoint: bool, ended: Exit | None) -> None:
+    def commit(self, *, checkpoint: bool, ended: Exit | None) -> Exit | None:
         """Have rows, checkpoint and state written by a thread, once the commit before is durable.
 
-        Waits for its own where somebody else does: a request, or the end.
+        Waits for its own where somebody else does: a request, or the end. Gives back how the run ends, which the last
+        checkpoint's forensics have a word in.
         """
         parts = self.parts
         if not self.world.first:
             if checkpoint and parts.shared.together:
                 self.tensors()
-            return
+            return self.told(ended)
         with self.timers("checkpoint"):
             parts.record.join()
         if checkpoint and self.at.last_sample and self.at.last_sample["kind"] == "pass":
@@ -339,7 +340,18 @@ class Loop:
                 "gate": parts.gate.snapshot(),
                 **self.at.payload(),
             }
-            parts.record.commit(self.at, payload, self.tensors() if checkpoint else None, ended)
+            parts.record.commit(self.at, payload, self.tensors() if checkpoint else None)
+            if ended is None and parts.record.desk.request is None:
+                return None
+            parts.record.join()
+        if ended in (Exit.OK, Exit.ALARMS):
+            ended = view.outcome(parts, self.at.step)
+        parts.record.tell(self.at.step, ended)
+        return self.told(ended)
+
+    def told(self, ended: Exit | None) -> Exit | None:
+        """How the run ends, as rank 0 knows it, once its files are durable."""
+        return None if ended is None else Exit(self.world.tell(int(ended)))
 
     def tensors(self) -> Tensors:
         """Weights, and what the optimizer and the reward remember, whole; of a shared model all ranks must ask."""
@@ -354,6 +366,8 @@ class Loop:
             self.next_live = math.inf
             return
         with self.timers("monitor"):
+            for note in self.parts.record.said():
+                self.display.note(note)
             done, seconds = step - self.began_step, self.clock() - self.began
             pace = seconds / done if done and seconds > 0 else None
             seen = view.look(self.parts, step, latest=self.latest, lr=self.lr(step), seconds_per_step=pace)

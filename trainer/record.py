@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import torch
 
 from bandit.ledger import Ticket
 from curriculum.errors import Exit, FirehoseError
@@ -30,6 +31,7 @@ from state.store import StateStore, utc_now
 from trainer import checkpoint
 from trainer.committer import Committer
 from trainer.desk import Desk
+from trainer.forensics import Evidence, Examiner
 from trainer.ring import StepResult
 from trainer.sampling import Drawn
 from trainer.snapshot import Snapshot, Tensors
@@ -111,6 +113,18 @@ class Position:
         )
 
 
+def alarm_of(step: int, found: dict[str, Any] | None) -> str | None:
+    """What a checkpoint's forensics say where they fail, in a line; None where they hold or there are none.
+
+    >>> alarm_of(20, {"verdict": "failing", "checks": [{"name": "scale", "ok": False}, {"name": "prefix", "ok": True}]})
+    'forensics of the checkpoint of step 20: scale'
+    """
+    if found is None or found["verdict"] == "healthy":
+        return None
+    names = ", ".join(check["name"] for check in found["checks"] if not check["ok"])
+    return f"forensics of the checkpoint of step {step}: {names}"
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One commit as the writing thread gets it: nothing in it changes any more.
@@ -130,7 +144,7 @@ class Record:
     standing: the parts of the payload that do not change while the run trains (pruned arms, data, platform, edits).
     meta: what every checkpoint says beside tensors and state (model shape, tokenizer hash, parameter count).
     goal: the sources whose held-out loss ranks checkpoints; none named: all. checkpoint_step: of the newest one that
-    is durable.
+    is durable. examiner: looks at every checkpoint; alarm: what it found in the newest one, None where that is healthy.
     """
 
     def __init__(
@@ -146,6 +160,8 @@ class Record:
         goal: Sequence[str],
         checkpoint_step: int | None,
         device: torch.device,
+        examiner: Examiner | None = None,
+        alarm: str | None = None,
     ) -> None:
         self.run, self.store, self.rows = run, store, rows
         self.name = run.name
@@ -154,9 +170,12 @@ class Record:
         self.checkpoint_step = checkpoint_step
         self.held: dict[str, list[bytes]] = {name: [] for name in ROW_FILES}
         self.heldout_loss: tuple[int, float] | None = None  # step, mean
+        self.lr: float | None = None  # of the newest step
         self.desk = Desk(run)
         self.decisions: list[dict[str, Any]] = []
         self.committer, self.snapshot = Committer(), Snapshot(device)
+        self.examiner, self.alarm = examiner, alarm
+        self.notes: list[str] = []
 
     # Rows, held until the next commit.
 
@@ -165,6 +184,7 @@ class Record:
 
         What the reward used beside the losses is there too, so that rewards can be computed again from the rows.
         """
+        self.lr = lr
         self.held["loss"].append(encode_row([step, finite(result.loss)]))
         pulls: list[list[float | None]] = []
         for ticket in tickets:
@@ -233,13 +253,11 @@ class Record:
         """What of the row files is committed."""
         return {name: file.mark.as_dict() for name, file in self.rows.items()}
 
-    def commit(
-        self, at: Position, payload: dict[str, Any], tensors: Tensors | None, ended: Exit | None
-    ) -> None:
+    def commit(self, at: Position, payload: dict[str, Any], tensors: Tensors | None) -> None:
         """Take what is to be written as it is now, and have it written; `join` first.
 
         tensors: of the checkpoint that is due, None where there is none. It carries the very state that is made current
-        after it. Where somebody waits for it, who asked or who ends, this waits too; then that is told.
+        after it.
         """
         rows, self.held = self.held, {name: [] for name in ROW_FILES}
         marks = {name: file.after(rows[name]).as_dict() for name, file in self.rows.items()}
@@ -252,14 +270,11 @@ class Record:
         if tensors is not None:
             self.snapshot.take(tensors)
             loss = self.heldout_loss[1] if self.heldout_loss and self.heldout_loss[0] == at.step else None
-            meta = {**self.meta, "heldout_loss": loss}
+            meta = {**self.meta, "heldout_loss": loss, "lr": self.lr}
         protect = set(self.standing.get("protected", []))  # what pivots began from
         protect |= set() if at.passing_checkpoint is None else {at.passing_checkpoint}
         job = Job(rows, envelope, meta, protect)
         self.committer.hand(lambda: self._write(job))
-        if ended is not None or self.desk.request is not None:
-            self.join()
-            self._tell(at.step, ended)
 
     def join(self) -> None:
         """Wait until the commit in flight is durable, if there is one. Raises FirehoseError: what its writing came to."""
@@ -280,19 +295,47 @@ class Record:
             file.append(job.rows[name])
         if job.meta is not None:
             copies, step = self.snapshot.wait(), job.envelope.step
+            found = None if self.examiner is None else self._examine(self.examiner, copies, job)
             checkpoint.save(
                 self.run.checkpoints,
                 step,
                 model=copies.model,
                 optimizer=copies.optimizer,
-                meta={**job.meta, "state": msgspec.to_builtins(job.envelope)},
+                meta={**job.meta, "forensics": found, "state": msgspec.to_builtins(job.envelope)},
             )
-            self.checkpoint_step = step
+            self.checkpoint_step, self.alarm = step, alarm_of(step, found)
             checkpoints.retain(self.run.checkpoints, self.keep, protect=job.protect)
         self.store.write(job.envelope)
         self.run.record_once(job.envelope.payload.get("events", []))
+        if job.meta is not None and self.alarm is not None:
+            self._raise_alarm(job.envelope, found)
 
-    def _tell(self, step: int, ended: Exit | None) -> None:
+    def _examine(self, examiner: Examiner, copies: Tensors, job: Job) -> dict[str, Any] | None:
+        assert job.meta is not None
+        betas = job.meta.get("betas")
+        evidence = Evidence(job.envelope.step, copies, job.meta["lr"], tuple(betas) if betas else None)
+        try:
+            return examiner.examine(evidence).as_dict()
+        except (
+            RuntimeError
+        ) as error:  # of torch, such as no memory left: a checkpoint matters more than a look at it
+            self.notes.append(f"no forensics of the checkpoint of step {evidence.step}: {error}")
+            return None
+
+    def _raise_alarm(self, envelope: Envelope, found: dict[str, Any] | None) -> None:
+        """Tell history and display of a checkpoint that does not look like one of a model that learns."""
+        failing = [check for check in (found or {})["checks"] if not check["ok"]]
+        event = {"event": "forensics", "step": envelope.step, "failing": failing, "time": utc_now()}
+        self.run.record_once([{**event, "id": f"forensics-{envelope.lineage}-{envelope.serial}"}])
+        where = self.run.checkpoints / f"step_{envelope.step}"
+        self.notes.append(f"ALARM {self.alarm}\n  next:     firehose inspect {where}")
+
+    def said(self) -> list[str]:
+        """What the thread has to say to the person at the terminal, once."""
+        notes, self.notes = self.notes, []
+        return notes
+
+    def tell(self, step: int, ended: Exit | None) -> None:
         """Answer the request that led to a commit, now durable, and say how the run ended if it did."""
         request = self.desk.request
         if request is not None and request.kind != "bounds":  # whose answer is not a commit's
