@@ -30,6 +30,7 @@ NAMES = [
     "config",
     "gate",
     "simulate",
+    "inspect",
     "state",
     "polish",
 ]
