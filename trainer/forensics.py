@@ -94,7 +94,7 @@ class Evidence:
     step: int
     tensors: Tensors
     lr: float | None = None
-    betas: tuple[float, float] | None = None
+    betas: Sequence[float] | None = None
 
 
 class Examiner:
@@ -174,7 +174,7 @@ class Examiner:
         self._probe = Probe(first, pairs=4 if self.quick else 16)
         return self._probe, self._drawn, same
 
-    def _update(self, name: str, memory: dict[str, Tensor], betas: tuple[float, float]) -> float | None:
+    def _update(self, name: str, memory: dict[str, Tensor], betas: Sequence[float]) -> float | None:
         """RMS of AdamW's next step at learning rate 1, without decay; None where it has not stepped."""
         steps = float(memory.get(f"{name}/step", 0))
         if steps < 1:

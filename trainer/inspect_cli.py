@@ -83,9 +83,8 @@ def evidence_of(found: "Checkpoint") -> "Evidence":
     from trainer.forensics import Evidence
     from trainer.snapshot import Tensors
 
-    betas = found.meta.get("betas")
     both = Tensors(tensors(found, MODEL), tensors(found, OPTIMIZER))
-    return Evidence(found.step, both, found.meta.get("lr"), tuple(betas) if betas else None)
+    return Evidence(found.step, both, found.meta.get("lr"), found.meta.get("betas"))
 
 
 def screen(report: "Report") -> list[str]:

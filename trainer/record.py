@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import msgspec
@@ -175,7 +176,7 @@ class Record:
         self.decisions: list[dict[str, Any]] = []
         self.committer, self.snapshot = Committer(), Snapshot(device)
         self.examiner, self.alarm = examiner, alarm
-        self.notes: list[str] = []
+        self.notes: SimpleQueue[str] = SimpleQueue()
 
     # Rows, held until the next commit.
 
@@ -293,47 +294,50 @@ class Record:
         """Rows, then checkpoint, then state, then history: each durable before the next says that it is there."""
         for name, file in self.rows.items():
             file.append(job.rows[name])
+        events = job.envelope.payload.get("events", [])
         if job.meta is not None:
-            copies, step = self.snapshot.wait(), job.envelope.step
-            found = None if self.examiner is None else self._examine(self.examiner, copies, job)
-            checkpoint.save(
-                self.run.checkpoints,
-                step,
-                model=copies.model,
-                optimizer=copies.optimizer,
-                meta={**job.meta, "forensics": found, "state": msgspec.to_builtins(job.envelope)},
-            )
-            self.checkpoint_step, self.alarm = step, alarm_of(step, found)
-            checkpoints.retain(self.run.checkpoints, self.keep, protect=job.protect)
+            events = events + self._write_checkpoint(job.envelope, job.meta, job.protect)
         self.store.write(job.envelope)
-        self.run.record_once(job.envelope.payload.get("events", []))
-        if job.meta is not None and self.alarm is not None:
-            self._raise_alarm(job.envelope, found)
+        self.run.record_once(events)
 
-    def _examine(self, examiner: Examiner, copies: Tensors, job: Job) -> dict[str, Any] | None:
-        assert job.meta is not None
-        betas = job.meta.get("betas")
-        evidence = Evidence(job.envelope.step, copies, job.meta["lr"], tuple(betas) if betas else None)
-        try:
-            return examiner.examine(evidence).as_dict()
-        except (
-            RuntimeError
-        ) as error:  # of torch, such as no memory left: a checkpoint matters more than a look at it
-            self.notes.append(f"no forensics of the checkpoint of step {evidence.step}: {error}")
+    def _write_checkpoint(
+        self, envelope: Envelope, meta: dict[str, Any], protect: set[int]
+    ) -> list[dict[str, Any]]:
+        """Look at the copies, write them with what was found, and retain; what of it is to be told, as events."""
+        copies, step = self.snapshot.wait(), envelope.step
+        found = self._examine(copies, step, meta)
+        state = msgspec.to_builtins(envelope)
+        checkpoint.save(
+            self.run.checkpoints,
+            step,
+            model=copies.model,
+            optimizer=copies.optimizer,
+            meta={**meta, "forensics": found, "state": state},
+        )
+        self.checkpoint_step, self.alarm = step, alarm_of(step, found)
+        checkpoints.retain(self.run.checkpoints, self.keep, protect=protect)
+        if found is None or self.alarm is None:
+            return []
+        self.notes.put(
+            f"ALARM {self.alarm}\n  next:     firehose inspect {self.run.checkpoints / f'step_{step}'}"
+        )
+        failing = [check for check in found["checks"] if not check["ok"]]
+        event = {"event": "forensics", "step": step, "failing": failing, "time": utc_now()}
+        return [{**event, "id": f"forensics-{envelope.lineage}-{envelope.serial}"}]
+
+    def _examine(self, copies: Tensors, step: int, meta: dict[str, Any]) -> dict[str, Any] | None:
+        """What the forensics say; None where there are none."""
+        if self.examiner is None:
             return None
-
-    def _raise_alarm(self, envelope: Envelope, found: dict[str, Any] | None) -> None:
-        """Tell history and display of a checkpoint that does not look like one of a model that learns."""
-        failing = [check for check in (found or {})["checks"] if not check["ok"]]
-        event = {"event": "forensics", "step": envelope.step, "failing": failing, "time": utc_now()}
-        self.run.record_once([{**event, "id": f"forensics-{envelope.lineage}-{envelope.serial}"}])
-        where = self.run.checkpoints / f"step_{envelope.step}"
-        self.notes.append(f"ALARM {self.alarm}\n  next:     firehose inspect {where}")
+        try:
+            return self.examiner.examine(Evidence(step, copies, meta["lr"], meta["betas"])).as_dict()
+        except RuntimeError as error:  # of torch, such as no memory left: the checkpoint matters more
+            self.notes.put(f"no forensics of the checkpoint of step {step}: {error}")
+            return None
 
     def said(self) -> list[str]:
         """What the thread has to say to the person at the terminal, once."""
-        notes, self.notes = self.notes, []
-        return notes
+        return [self.notes.get() for _ in range(self.notes.qsize())]
 
     def tell(self, step: int, ended: Exit | None) -> None:
         """Answer the request that led to a commit, now durable, and say how the run ended if it did."""

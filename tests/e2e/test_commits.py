@@ -133,12 +133,20 @@ def test_a_run_that_fails_leaves_its_last_commit_durable_and_says_where_it_could
             go(fresh, until=UNTIL)
     assert the_state(fresh).payload["checkpoint"] == 20
 
+    compared, sha256 = [], checkpoints.sha256_file
+
+    def counted(path: Path) -> str:
+        compared.append(path.name)
+        return sha256(path)
+
     def broken(self: Record, job: Any) -> None:
         raise FirehoseError(Exit.WRITE_FAILED, "the disk is gone")
 
     with pytest.MonkeyPatch.context() as patch:
         slowly(patch, 30, 31, crash)
         patch.setattr(Record, "_write", broken)
+        patch.setattr(checkpoints, "sha256_file", counted)
         with pytest.raises(Crash):
             go(fresh, until=UNTIL)
+    assert sorted(compared) == ["model.safetensors", "optimizer.safetensors"], "a launch reads each once"
     assert "the last commit was not written: the disk is gone" in log(fresh)
