@@ -65,6 +65,7 @@ NEED_A_GOAL = config_rules.NEED_A_GOAL
 Count = Annotated[int, Meta(ge=1)]
 Amount = Annotated[int, Meta(ge=0)]
 Text = Annotated[str, Meta(min_length=1)]
+Audit = Literal["local_coherence", "longest_copy", "top_token_share", "script_share"]
 Texts = Annotated[tuple[Text, ...], Meta(min_length=1)]
 
 
@@ -330,6 +331,16 @@ class Gate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True
     consecutive: Annotated[int, _doc("Low samples in a row that halt the run.", ge=1)] = 5
     window: Annotated[int, _doc("Latest samples the window rule looks at.", ge=1)] = 16
     window_low: Annotated[int, _doc("Low samples in the window that halt the run.", ge=1)] = 8
+    tally: Annotated[
+        int,
+        _doc(
+            "Points that halt the run: a low sample adds 5, any other takes 1 off; 0 switches this off.", ge=0
+        ),
+    ] = 40
+    audit_halt: Annotated[
+        tuple[Audit, ...],
+        _doc("Audits whose finding makes a sample low, as a score under `threshold` does; the others warn."),
+    ] = ()
     target: Annotated[float, _doc("Score under which recent pulls are penalised.", gt=0, le=100)] = 60.0
     on_halt: Annotated[Literal["halt"], _doc("What a halt does: checkpoint, store the reason, exit 20.")] = (
         "halt"

@@ -64,9 +64,7 @@ class Start:
 
     def gate(self, config: Config) -> Gate:
         """The gate with its memory, which a cleared halt empties."""
-        gate = Gate(
-            config.gate.threshold, config.gate.consecutive, config.gate.window, config.gate.window_low
-        )
+        gate = Gate.of(config.gate)
         if not self.fresh:
             gate.restore(self.payload["gate"])
         if self.cleared is not None:

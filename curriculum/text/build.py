@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from curriculum.config import Clean, Config
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes, sha256_file
+from curriculum.gate import reference
 from curriculum.text import template, tokenizer
 from curriculum.text.clean import Cleaner, Judges, Tally, in_batches, judges, kept
 from curriculum.text.read import Document, documents, find_files, size_of
@@ -31,7 +32,7 @@ from curriculum.text.tables import is_named
 from curriculum.text.tokenizer import Tokenizer
 from curriculum.tokens.btok import Btok, BtokWriter, token_width
 from curriculum.tokens.corpus import too_few_tokens
-from curriculum.tokens.manifest import Manifest, SourceEntry, TokenFile, TokenizerEntry
+from curriculum.tokens.manifest import AuditEntry, Manifest, SourceEntry, TokenFile, TokenizerEntry
 from curriculum.tokens.windows import windows_in
 
 CLEAN = Clean()
@@ -57,7 +58,8 @@ class BuildPlan:
 
     A source's name is part of file names: `curriculum.config` says which will do. tokenizer: file of one to be used
     again, with its template beside it, as for a source that joins a run; None trains one. processes: that clean; None:
-    one a core where there is much text. The result is the same.
+    one a core where there is much text; the result is the same. trusted: the sources that samples will be measured by;
+    empty for all.
     """
 
     out_dir: Path
@@ -67,6 +69,7 @@ class BuildPlan:
     block_size: int = 1024
     tokenizer: Path | None = None
     processes: int | None = None
+    trusted: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ def plan_for(config: Config, tokenizer: Path | None = None) -> BuildPlan:
         tokenizer_sample_mb=config.data.tokenizer_sample_mb,
         block_size=config.model.block_size,
         tokenizer=tokenizer,
+        trusted=reference.trusted(config),
     )
 
 
@@ -134,7 +138,9 @@ def build(plan: BuildPlan, report: Report = lambda progress: None) -> Manifest:
                 for _ in sample:
                     pass  # what this pass counts and checks is wanted all the same
         entries = {name: _build_source(reading, name, trained, staging) for name in plan.sources}
+        reading.audited.write(staging / reference.NAME, entries, trained.sha256)
         manifest = Manifest(
+            audits=AuditEntry.of(staging / reference.NAME),
             tokenizer=TokenizerEntry(
                 file=tokenizer.NAME,
                 sha256=trained.sha256,
@@ -168,6 +174,7 @@ class _Reading:
         self.cleaned: dict[str, _Cleaned] = {}
         self.bytes_of = {name: sum(map(size_of, found)) for name, found in files.items()}
         self.bytes_total = sum(self.bytes_of.values())
+        self.audited = reference.Builder(plan.trusted or list(files), self.bytes_of)
         self._report = report
 
     def sample(self, sampler: Sampler, judges: Judges) -> Iterator[str]:
@@ -197,7 +204,9 @@ class _Reading:
             characters += sum(len(document.text) for document in batch)
             if len(verdicts) < len(batch):
                 break
-            yield [document.text for document in kept(batch, verdicts)]
+            texts = [document.text for document in kept(batch, verdicts)]
+            self.audited.add(name, texts)
+            yield texts
             done += sum(document.size for document in batch)
             self._report(Progress("encoding", name, documents, done, self.bytes_total))
         if (documents, characters) != (len(found.verdicts), found.characters):

@@ -47,6 +47,7 @@ def publish(staging: Path, out_dir: Path, manifest: Manifest) -> None:
     manifests.write(staging, manifest)
     names = [part.file for entry in manifest.sources.values() for part in entry.files()]
     names += [manifest.tokenizer.file, manifest.tokenizer.template]
+    names += [manifest.audits.file] if manifest.audits else []
     moved: list[str] = []
     try:
         for name in names:

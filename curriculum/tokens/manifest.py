@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import write_atomic
+from curriculum.files import sha256_file, write_atomic
 
 NAME = "manifest.json"
 FORMAT = "firehose-data"
@@ -69,12 +69,29 @@ class TokenizerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _plain_name(self.template)
 
 
+class AuditEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What samples are compared with (`curriculum.gate.reference`): the file, its size and its SHA-256."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _plain_name(self.file)
+
+    @classmethod
+    def of(cls, path: Path) -> "AuditEntry":
+        """The entry of a file."""
+        return cls(path.name, path.stat().st_size, sha256_file(path))
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole manifest. `block_size` is the one that held-out parts were sized for; a run may use another."""
 
     tokenizer: TokenizerEntry
     block_size: int
     sources: dict[str, SourceEntry]
+    audits: AuditEntry | None = None
     format: str = FORMAT
     version: int = VERSION
 

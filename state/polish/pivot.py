@@ -77,7 +77,6 @@ def fresh(config: Config, corpus: Corpus, payload: dict[str, Any], step: int, we
     scheduler = begin(config, arms, old["bandit"], step)
     reward = REWARDS[config.curriculum.reward](list(names), names)
     relaxed = rest(config, scheduler, result.ids, step)
-    gate = config.gate
     loop = {**LOOP, **copy.deepcopy(old.get("loop", {})), "skipped_in_a_row": 0, "forgiven": step}
     for trained in loop["uncredited"].values():  # their losses count in the average, and reward nobody
         trained |= {"signals": [None] * len(trained["losses"]), "goal": None}
@@ -85,7 +84,7 @@ def fresh(config: Config, corpus: Corpus, payload: dict[str, Any], step: int, we
     body = {
         "bandit": scheduler.saved(),
         "reward": reward.snapshot(),
-        "gate": Gate(gate.threshold, gate.consecutive, gate.window, gate.window_low).snapshot(),
+        "gate": Gate.of(config.gate).snapshot(),
         "halt": None,
         "loop": {**loop, "last_sample": None},
         "pruned": old["pruned"],

@@ -28,7 +28,7 @@ def test_the_threshold_itself_passes() -> None:
 def test_good_samples_in_between_do_not_save_the_run() -> None:
     """I06: every second sample good. The consecutive rule alone would never fire."""
     scores = [LOW, GOOD] * 20
-    assert all(verdict.kind != "halt" for verdict in observe(Gate(window_low=17, window=17), scores))
+    assert all(verdict.kind != "halt" for verdict in observe(Gate(window_low=17, window=17, tally=0), scores))
     verdicts = observe(Gate(), scores)
     first = next(verdict for verdict in verdicts if verdict.kind == "halt")
     assert verdicts.index(first) == 14
@@ -37,7 +37,7 @@ def test_good_samples_in_between_do_not_save_the_run() -> None:
 
 
 def test_seven_of_sixteen_do_not_halt() -> None:
-    verdicts = observe(Gate(), ([LOW] * 3 + [GOOD] * 5 + [LOW] * 4 + [GOOD] * 4) * 5)
+    verdicts = observe(Gate(tally=0), ([LOW] * 3 + [GOOD] * 5 + [LOW] * 4 + [GOOD] * 4) * 5)
     assert max(verdict.low_in_window for verdict in verdicts) == 7
     assert all(verdict.kind != "halt" for verdict in verdicts)
 
