@@ -9,18 +9,23 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.bigrams import is_word
 from curriculum.gate.coherence import tokenize
-from curriculum.gate.copies import NO_COPY, Copy
-from curriculum.gate.reference import COHERENT, Reference
+from curriculum.gate.copies import Copy
+from curriculum.gate.reference import COHERENT, NAME, REBUILD, Reference, load
 from curriculum.gate.scripts import foreign_share
+from curriculum.text import tokenizer as tokenizers
+from curriculum.text.tokenizer import Tokenizer
+from curriculum.tokens import manifest as manifests
 
 LEAST_TOKENS = 16  # of a sample that local coherence can judge
 LEAST_WORDS = 16  # of one that token dominance can judge
 LEAST_COPY = 64  # tokens that a source's own text may share with it: licences, greetings, templates
-COPIED_PART = 0.5  # of a sample
+COPIED_PART = 0.8  # of a sample
 LEAST_LETTERS = 8  # outside the run's scripts
 FOREIGN = 0.15  # share of letters
 
@@ -86,7 +91,7 @@ class Audits:
         share, word = self._dominance(tokens, why)
         foreign = self._script(text, why)
         return Audit(
-            coherence, None if copy is None else copy.tokens, share, word, foreign, copy and copy.source, why
+            coherence, None if copy is None else copy.tokens, share, word, foreign, copy.source if copy else None, why
         )
 
     def _coherence(self, tokens: Sequence[str], why: dict[str, str]) -> float | None:
@@ -105,7 +110,7 @@ class Audits:
         copy = self.reference.copies.longest(ids)
         if copy.tokens >= max(LEAST_COPY, COPIED_PART * len(ids)):
             why["longest_copy"] = f"{copy.tokens} of {len(ids)} tokens are those of {copy.source}, in order"
-        return copy if copy is not NO_COPY else NO_COPY
+        return copy
 
     def _dominance(self, tokens: Sequence[str], why: dict[str, str]) -> tuple[float | None, str | None]:
         words = [token for token in tokens if is_word(token)]
@@ -126,3 +131,29 @@ class Audits:
                 f"{share:.0%} of the letters are of another script than {', '.join(self.scripts)}"
             )
         return share
+
+
+class TextAudits:
+    """The audits of a data folder for text from anywhere, which is encoded to look for copies."""
+
+    def __init__(self, audits: Audits, tokenizer: Tokenizer) -> None:
+        self._audits = audits
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def open(cls, folder: Path) -> "TextAudits":
+        """Open a data folder's. Raises FirehoseError: NOT_FOUND where it has none, DAMAGED."""
+        manifest = manifests.read(folder)
+        found = load(folder, manifest)
+        if found is None:
+            raise FirehoseError(
+                Exit.NOT_FOUND,
+                "there is nothing to audit against: an earlier version built these token files",
+                path=folder / NAME,
+                next=REBUILD,
+            )
+        return cls(Audits(found), tokenizers.load(folder / manifest.tokenizer.file))
+
+    def judge(self, text: str) -> Audit:
+        """Audit a text."""
+        return self._audits.judge(text, self._tokenizer.encode(text))

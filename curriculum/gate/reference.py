@@ -23,7 +23,7 @@ from curriculum.gate.coherence import tokenize
 from curriculum.gate.copies import Copies
 from curriculum.text.sample import Sampler
 from curriculum.tokens.btok import Btok
-from curriculum.tokens.manifest import SourceEntry
+from curriculum.tokens.manifest import Manifest, SourceEntry
 
 NAME = "audits.bin"
 MAGIC = b"FHAUDIT1"
@@ -128,17 +128,18 @@ class Reference:
     def coherence_works(self) -> bool:
         """Whether the model tells text from salad: it was built from enough text."""
         tried = self.header["coherence"]
-        return tried["salad_found"] >= 0.98 and (tried["text"] < 20 or tried["text_found"] <= 0.02)
+        return bool(tried["salad_found"] >= 0.98 and (tried["text"] < 20 or tried["text_found"] <= 0.02))
 
 
-def load(folder: Path, tokenizer: str | None = None) -> Reference | None:
-    """A data folder's file; None where an earlier version built the folder without one, or another build replaced it.
+def load(folder: Path, manifest: Manifest) -> Reference | None:
+    """A data folder's file; None where an earlier version built the folder, without one.
 
-    tokenizer: SHA-256 of the one that is in use. Raises FirehoseError(DAMAGED).
+    Its size and header are checked, and those of the token files it points into. Raises FirehoseError(DAMAGED), also
+    where the manifest names a file that is missing.
     """
-    path = folder / NAME
-    if not path.is_file():
+    if manifest.audits is None:
         return None
+    path = folder / manifest.audits.file
     try:
         with path.open("rb") as file:
             if file.read(8) != MAGIC:
@@ -153,21 +154,21 @@ def load(folder: Path, tokenizer: str | None = None) -> Reference | None:
         header = json.loads(data)
         start = _aligned(8 + 8 + size + 32)
         expected = start + header["size"]
-        if path.stat().st_size != expected:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes of {expected:,}")
+        if not path.stat().st_size == expected == manifest.audits.bytes:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes of {manifest.audits.bytes:,}")
+        if header["tokenizer"] != manifest.tokenizer.sha256:
+            raise ValueError("it was built with another tokenizer")
         arrays = {
-            name: np.memmap(path, dtype, "r", start + at, (count,)) if count else np.empty(0, dtype)
+            name: np.memmap(path, dtype, "r", start + at, (count,)).view(np.ndarray)
+            if count
+            else np.empty(0, dtype)
             for name, (dtype, at, count) in header["arrays"].items()
         }
-        if tokenizer is not None and header["tokenizer"] != tokenizer:
-            return None
         files = {name: Btok.open(folder / file).tokens for name, file in header["files"].items()}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise FirehoseError(
             Exit.DAMAGED, f"{NAME} cannot be used: {error}", path=path, next=REBUILD
         ) from error
-    except FirehoseError:
-        return None  # the token files are another build's, or gone: launch says so
     return Reference(path, header, Bigrams(arrays, header["words"]), Copies(arrays, header["window"], files))
 
 

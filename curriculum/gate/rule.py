@@ -84,7 +84,8 @@ class Count:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self.restart()
+        self.streak = self.tally = self._since = self._first = 0
+        self._recent: deque[tuple[int, bool]] = deque(maxlen=rules.window)  # (step, low), oldest first
 
     def take(self, step: int, low: bool) -> None:
         """Count the sample of a step."""
@@ -119,7 +120,7 @@ class Count:
     def restart(self) -> None:
         """Forget every sample."""
         self.streak = self.tally = self._since = self._first = 0
-        self._recent: deque[tuple[int, bool]] = deque(maxlen=self.rules.window)  # (step, low), oldest first
+        self._recent.clear()
 
     def snapshot(self) -> dict[str, Any]:
         """All that `restore` needs, JSON-able."""
