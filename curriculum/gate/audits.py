@@ -91,7 +91,13 @@ class Audits:
         share, word = self._dominance(tokens, why)
         foreign = self._script(text, why)
         return Audit(
-            coherence, None if copy is None else copy.tokens, share, word, foreign, copy.source if copy else None, why
+            coherence,
+            None if copy is None else copy.tokens,
+            share,
+            word,
+            foreign,
+            copy.source if copy else None,
+            why,
         )
 
     def _coherence(self, tokens: Sequence[str], why: dict[str, str]) -> float | None:

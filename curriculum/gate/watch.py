@@ -150,7 +150,9 @@ class Watch:
     def restore(self, saved: Mapping[str, Any], arms: Collection[int]) -> None:
         """Go on from a snapshot, with the arms there are; {} of a state from before there was one."""
         known = set(arms)
-        self._arms = {int(arm): Tail(*tail) for arm, tail in saved.get("arms", {}).items() if int(arm) in known}
+        self._arms = {
+            int(arm): Tail(*tail) for arm, tail in saved.get("arms", {}).items() if int(arm) in known
+        }
         self._samples = Tail(*saved.get("samples", (0, 0.0, 0.0)))
         self._pulls = {int(arm): list(p) for arm, p in saved.get("pulls", {}).items() if int(arm) in known}
         self._streaks = {int(arm): n for arm, n in saved.get("streaks", {}).items() if int(arm) in known}
