@@ -18,7 +18,9 @@ from typing import Any
 
 import msgspec
 import torch
+import torch._dynamo  # the first step of an optimizer would import it, in every fork
 import torch.distributed as dist
+import torch.distributed.fsdp  # likewise
 
 from bandit.hashing import mix64
 from bandit.ledger import Ticket
