@@ -86,7 +86,7 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape, layer: int) -> None:
         super().__init__()
         self.heads, self.layer = shape.heads, layer
-        self.order: tuple[Tensor, Tensor] | None = None
+        self.turning: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
         self.out = nn.Linear(shape.width, shape.width, bias=False)
 
@@ -108,12 +108,15 @@ class Attention(nn.Module):
 
         There bfloat16 costs more than it saves: its backward pass took six times as long as float32's.
         """
-        if self.order is None:
+        time = x.shape[1]
+        if self.turning is None or len(self.turning[2]) < time:
             order = passes.pairs_first(self.heads, x.shape[-1])
-            self.order = order, order.argsort()
-        qkv = F.linear(x, passes.reorder(self.qkv.weight, *self.order))
-        dtype = torch.float32 if x.shape[1] <= passes.SHORT_CONTEXT else qkv.dtype
-        q, k, v = passes.rotate(qkv, cos, sin, self.heads, dtype)
+            turn = torch.complex(cos, sin)[:, None]
+            self.turning = order, order.argsort(), turn, turn.conj().resolve_conj()
+        order, undone, turn, back = self.turning
+        qkv = F.linear(x, passes.reorder(self.qkv.weight, order, undone))
+        dtype = torch.float32 if time <= passes.SHORT_CONTEXT else qkv.dtype
+        q, k, v = passes.rotate(qkv, turn[:time], back[:time], self.heads, dtype)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 

@@ -19,23 +19,20 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-        inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(rows, inverse, gain)
-        y: Tensor = (rows * inverse).mul_(gain)
-        return y.view(x.shape)
+        y, inverse = torch.ops.aten._fused_rms_norm(x, [x.shape[-1]], gain, eps)
+        ctx.save_for_backward(x, inverse, gain)
+        return y  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        rows, inverse, gain = ctx.saved_tensors
-        gradient, width = gradients[0].reshape(rows.shape), rows.shape[1]
+        x, inverse, gain = ctx.saved_tensors
+        gradient, width = gradients[0].contiguous(), x.shape[-1]
         # Layer norm's own kernel with a mean of 0; what it takes away for the mean, which is none here, is put back.
         back, to_gain, _ = torch.ops.aten.native_layer_norm_backward(
-            gradient, rows, [width], torch.zeros_like(inverse), inverse, gain, None, [True, True, False]
+            gradient, x, [width], torch.zeros_like(inverse), inverse, gain, None, [True, True, False]
         )
-        back.add_(torch.mv(gradient, gain)[:, None] * inverse, alpha=1.0 / width)
-        return back.view(gradients[0].shape), to_gain, None
+        back.add_((gradient @ gain).unsqueeze_(-1).mul_(inverse), alpha=1.0 / width)
+        return back, to_gain, None
 
 
 def pairs_first(heads: int, width: int) -> Tensor:
@@ -46,11 +43,6 @@ def pairs_first(heads: int, width: int) -> Tensor:
     rows = torch.arange(3 * width)
     turned = rows[: 2 * width].view(2 * heads, 2, -1).transpose(1, 2).reshape(-1)
     return torch.cat((turned, rows[2 * width :]))
-
-
-def in_pairs(x: Tensor) -> Tensor:
-    """x [..., channels] as [..., channels / 2, 2]."""
-    return x.view(*x.shape[:-1], -1, 2)
 
 
 class Reorder(torch.autograd.Function):
@@ -70,35 +62,43 @@ class Rotate(torch.autograd.Function):
     """Queries, keys and values [batch, heads, time, head_width] of a projection [batch, time, 3 * width].
 
     Each pair of neighbouring channels of queries and keys is a complex number, turned by one multiplication with
-    cos + i sin [time, head_width / 2]: one pass. All three come as `dtype`.
+    `turn` [time, 1, head_width / 2]: one pass; `back` undoes it. All three come as `dtype`.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, heads: int, dtype: torch.dtype
+        ctx: Any, qkv: Tensor, turn: Tensor, back: Tensor, heads: int, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch, time, width = qkv.shape
-        split = qkv.view(batch, time, 3, heads, width // (3 * heads))
-        turn = torch.complex(cos, sin)[:, None]  # [time, 1, head_width / 2]
-        ctx.save_for_backward(turn)
-        ctx.given = qkv.dtype
-        pairs = torch.view_as_complex(in_pairs(split[:, :, :2].float()))
-        turned = torch.view_as_real(pairs * turn[:, None]).flatten(-2).to(dtype)
-        q, k = turned.permute(2, 0, 3, 1, 4).unbind(0)
-        return q, k, split[:, :, 2].transpose(1, 2).to(dtype)
+        size = (batch, time, heads, width // (3 * heads))
+        ctx.back, ctx.size, ctx.given = back, size, qkv.dtype
+        q, k, v = qkv.view(batch, time, 3, *size[2:]).unbind(2)
+        return (
+            turned(q, turn).view(size).to(dtype).transpose(1, 2),
+            turned(k, turn).view(size).to(dtype).transpose(1, 2),
+            v.to(dtype).transpose(1, 2),
+        )
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (turn,) = ctx.saved_tensors
-        back = turn.conj().resolve_conj()
-        batch, heads, time, width = gradients[0].shape
-        whole = gradients[0].new_empty(batch, time, 3, heads, width, dtype=torch.float32)
-        pairs = torch.view_as_complex(in_pairs(whole))
-        for index in (0, 1):
-            given = gradients[index].transpose(1, 2).float().contiguous()
-            torch.mul(torch.view_as_complex(in_pairs(given)), back, out=pairs[:, :, index])
-        whole[:, :, 2] = gradients[2].transpose(1, 2)
+        batch, time, heads, width = ctx.size
+        whole = torch.empty(batch, time, 3, heads, width)
+        q, k, v = whole.unbind(2)
+        turned(gradients[0].transpose(1, 2), ctx.back, out=q)
+        turned(gradients[1].transpose(1, 2), ctx.back, out=k)
+        v.copy_(gradients[2].transpose(1, 2))
         return whole.view(batch, time, -1).to(ctx.given), None, None, None, None
+
+
+def turned(x: Tensor, turn: Tensor, out: Tensor | None = None) -> Tensor:
+    """Channels of x [batch, time, heads, head_width] times `turn`, two by two; as pairs where there is no `out`."""
+    pairs = (*x.shape[:3], -1, 2)
+    if x.dtype != torch.float32:
+        x = x.float()
+    given = torch.view_as_complex(x.reshape(pairs))
+    if out is None:
+        return torch.view_as_real(given * turn)
+    return torch.mul(given, turn, out=torch.view_as_complex(out.view(pairs)))
 
 
 rms_norm: Callable[[Tensor, Tensor, float], Tensor] = RmsNorm.apply
