@@ -347,11 +347,16 @@ def main() -> int:
     parser.add_argument("--batch", type=int, help="windows a step, where the shape's own are not meant")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--block", type=int, help="steps of a turn")
+    parser.add_argument("--every", type=int, help="steps between evaluations and checkpoints")
+    parser.add_argument("--width", type=int, help="channels")
     parser.add_argument("--dtype", default="auto", help="ours: auto, float32 or bfloat16")
     parser.add_argument("--threads", type=int, default=0, help="of both; each its own default else")
     parser.add_argument("--child", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    asked = {key: getattr(arguments, key) for key in ("batch", "steps", "block", "dtype", "threads")}
+    asked = {
+        key: getattr(arguments, key)
+        for key in ("batch", "steps", "block", "every", "width", "dtype", "threads")
+    }
     shape = Shape(**{**asdict(SHAPES[arguments.shape]), **{k: v for k, v in asked.items() if v is not None}})
     checkout = arguments.nanogpt.resolve()
     if arguments.child:
