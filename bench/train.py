@@ -208,7 +208,7 @@ def theirs(folder: Path, shape: Shape, turns: Turns, checkout: Path) -> None:
     runpy.run_path(str(checkout / "train.py"), run_name="__main__")
 
 
-def in_turns(commands: dict[str, list[str]], log: Path) -> dict[str, list[list[float]]]:
+def in_turns(commands: dict[str, list[str]], log: Path, rest: float) -> dict[str, list[list[float]]]:
     """Seconds of every step of each side, a list a turn; the turns of the side that is done first end both."""
     children = {}
     blocks: dict[str, list[list[float]]] = {name: [] for name in commands}
@@ -226,6 +226,7 @@ def in_turns(commands: dict[str, list[str]], log: Path) -> dict[str, list[list[f
                     sys.exit(f"{name} did not begin:\n{(log / f'{name}.log').read_text()[-2000:]}")
             running = list(children)
             while running:
+                time.sleep(rest)
                 for name in list(running):
                     print("go", file=children[name].stdin, flush=True)
                     answer = hear(children[name])
@@ -350,6 +351,9 @@ def main() -> int:
     parser.add_argument("--every", type=int, help="steps between evaluations and checkpoints")
     parser.add_argument("--width", type=int, help="channels")
     parser.add_argument("--dtype", default="auto", help="ours: auto, float32 or bfloat16")
+    parser.add_argument(
+        "--rest", type=float, default=0.0, help="seconds between turns, where others need the machine"
+    )
     parser.add_argument("--threads", type=int, default=0, help="of both; each its own default else")
     parser.add_argument("--child", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -378,7 +382,7 @@ def main() -> int:
             side: [sys.executable, str(Path(__file__).resolve()), *again, "--child", side, made]
             for side in ("ours", "theirs")
         }
-        blocks = in_turns(commands, folder)
+        blocks = in_turns(commands, folder, arguments.rest)
         print(machine())
         print(
             f"shape {arguments.shape}: " + ", ".join(f"{key} {value}" for key, value in asdict(shape).items())
