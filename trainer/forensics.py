@@ -39,9 +39,9 @@ LIMITS = {
     "scale": Limit(0.5, True, "smallest matrix: its RMS over that of a fresh draw"),
     "meaningful": Limit(0.05, True, "poorest matrix: share of weights over a fresh RMS"),
     "contribution": Limit(0.005, True, "weakest half of a layer: RMS it adds over RMS it gets"),
-    "embedding_spread": Limit(0.5, True, "spread of the tokens' norms over a fresh one"),
+    "embedding_spread": Limit(0.5, True, "spread of token norms over a fresh one"),
     "embedding_alike": Limit(0.9, False, "mean cosine of two tokens' embeddings"),
-    "prefix": Limit(0.02, True, "share of a prediction that the prefix decides"),
+    "prefix": Limit(0.02, True, "share of the logits the prefix decides"),
     "update": Limit(0.5, False, "largest step of a matrix: RMS of update over RMS"),
     "against": Limit(0.5, True, "smallest matrix: its RMS over the other's"),
 }

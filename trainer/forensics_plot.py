@@ -24,9 +24,10 @@ def picture(path: Path, report: Report, model: dict[str, Tensor], title: str) ->
     tokens.set(title="norm of each token's embedding", ylabel="tokens")
     tokens.legend(frameon=False)
     layers = [layer["layer"] for layer in report.layers]
-    for axes, name in zip(panels, ("scale", "meaningful", "attention"), strict=True):
-        heights = [layer[name] or 0.0 for layer in report.layers]
-        limit = LIMITS["contribution" if name in ("attention", "mlp") else name]
+    for axes, name in zip(panels, ("scale", "meaningful", "contribution"), strict=True):
+        of = ("attention", "mlp") if name == "contribution" else (name,)
+        heights = [min(layer[key] or 0.0 for key in of) for layer in report.layers]
+        limit = LIMITS[name]
         colours = ["tab:blue" if height >= limit.value else "tab:red" for height in heights]
         axes.bar(layers, heights, color=colours)
         axes.axhline(limit.value, color="tab:red", linestyle="--", linewidth=1)
