@@ -18,12 +18,12 @@ import json
 import os
 import subprocess
 import sys
-import venv
 from pathlib import Path
 from typing import Any
 
 from bandit_problems import PROBLEMS
 from bandit_table import header, regret_table, safety_table, speed_table, state_table
+from environments import environment
 
 HERE = Path(__file__).resolve().parent
 if __name__ != "__main__":  # a script beside this one wants the package that this file's name hides
@@ -31,6 +31,9 @@ if __name__ != "__main__":  # a script beside this one wants the package that th
 
 PEERS = ("mabwiser", "river", "smpybandits")
 MIXER = "odm"  # has no bandit to play, and is asked about safety alone
+NO_DEPS = (
+    "--no-deps",
+)  # what it requires is gigabytes, and its update of weights needs none of it but torch
 ARMS = (16, 256, 10_000)
 DELAYS = (0, 8)
 BLOCK_SECONDS = 0.25  # of cycles between two looks at the clock
@@ -196,25 +199,6 @@ def peers(arguments: argparse.Namespace, among: tuple[str, ...]) -> list[str]:
     return [name for name in asked if name in among]
 
 
-def environment(name: str, folder: Path) -> Path:
-    """Python of the peer's virtual environment, which is made anew when its requirements changed."""
-    wanted = (HERE / f"peers/{name}.txt").read_text()
-    home = folder / name
-    made = home / "installed.txt"
-    python = home / "bin/python"
-    if not made.exists() or made.read_text() != wanted:
-        print(f"installing {name} into {home}", file=sys.stderr)
-        venv.create(home, with_pip=True, clear=True)
-        install = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-r"]
-        if (
-            name == MIXER
-        ):  # what it requires is gigabytes, and its update of weights needs none of it but torch
-            install.insert(-1, "--no-deps")
-        subprocess.run([*install, str(HERE / f"peers/{name}.txt")], check=True)
-        made.write_text(wanted)
-    return python
-
-
 def open_child(name: str, command: list[str], results: Results) -> Child:
     return Child(name, command, results.path.with_name(f"{results.path.stem}-{name}.log"))
 
@@ -224,7 +208,9 @@ def safety(arguments: argparse.Namespace, results: Results) -> None:
     script = [sys.executable, str(HERE / "bandit_safety.py")]
     asked = [] if arguments.only == "peers" else [("firehose", [*script, "ours"])]
     for name in peers(arguments, (MIXER,)):
-        packages = next((environment(name, arguments.venvs).parent.parent / "lib").glob("*/site-packages"))
+        packages = next(
+            (environment(name, arguments.venvs, *NO_DEPS).parent.parent / "lib").glob("*/site-packages")
+        )
         asked.append(("fms-acceleration-odm", [*script, name, str(packages)]))
     for library, command in asked:
         results.add(kind="forget", what="safety", library=library)

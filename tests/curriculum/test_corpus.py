@@ -1,16 +1,19 @@
 """From a data folder to batches: the right tokens in the right order, and nothing read that the manifest disowns."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from data_folders import random_documents, write_btok, write_folder
 from numpy.typing import NDArray
 
 from curriculum.errors import Exit, FirehoseError
+from curriculum.tokens import manifest as manifests
 from curriculum.tokens.corpus import Corpus
 from curriculum.tokens.windows import window_index
 
@@ -243,3 +246,35 @@ def test_a_run_keeps_reading_the_file_it_checked(folder: Path) -> None:
     before = batch(corpus, "prose", 1, 0, 5)
     write_btok(folder / "prose.btok", random_documents(3, seed=8), "ab" * 32)
     assert batch(corpus, "prose", 1, 0, 5).tolist() == before.tolist()
+
+
+def test_two_thousand_sources_are_read_with_few_descriptors(folder: Path) -> None:
+    """Each is a file of its own in the folder, and all of them are open at once."""
+    manifest = manifests.read(folder)
+    kept = dict(manifest.sources)
+    for number in range(2000):
+        entry = kept["prose" if number % 3 else "chat"]
+        files = {"train": f"{number}.btok"} | ({"heldout": f"{number}.heldout.btok"} if entry.heldout else {})
+        for which, name in files.items():
+            (folder / name).hardlink_to(folder / getattr(entry, which).file)
+        changed = {
+            which: msgspec.structs.replace(getattr(entry, which), file=name) for which, name in files.items()
+        }
+        kept[f"s{number}"] = msgspec.structs.replace(entry, **changed)
+    manifests.write(folder, msgspec.structs.replace(manifest, sources=kept))
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, allowed[1]), allowed[1]))
+    try:
+        corpus = Corpus.open(folder, BLOCK, seed=5)
+        expected = {name: batch(corpus, name, 9, 0, 4).tolist() for name in ("prose", "chat")}
+        for number in range(2000):
+            corpus.check(f"s{number}")
+        assert sum(file.tokens.size for file in corpus._open.values()) > 2000 * corpus.info("chat").tokens
+        for path in folder.glob("*.btok"):  # what is open stays what it was
+            path.unlink()
+        for number in range(2000):
+            assert (
+                batch(corpus, f"s{number}", 9, 0, 4).tolist() == expected["prose" if number % 3 else "chat"]
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
