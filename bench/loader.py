@@ -12,6 +12,7 @@ median of several blocks.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -41,7 +42,7 @@ from curriculum.tokens.corpus import Corpus
 from curriculum.tokens.windows import WindowsAhead
 from state.run_dir import RunDir
 from state.survey import reconciled
-from trainer import launch
+from trainer import collector, launch
 
 HERE = Path(__file__).resolve().parent
 PEERS = (
@@ -298,6 +299,11 @@ def many(folder: Path, count: int) -> None:
         )
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     print(f"{descriptors} descriptors open, {resident_mib() - memory:.0f} MiB more resident")
+    collected = timed(gc.collect, 1)
+    with collector.at_boundaries():
+        print(
+            f"a full collection: {told(collected, 1000)} ms; as a run has it {told(timed(gc.collect, 1), 1000)} ms"
+        )
     size = len(msgspec.json.encode(scheduler.saved()))
     print(
         f"state: {size / count:.0f} bytes a source; with hashes and reward {whole(scheduler, made[1], result) / count:.0f}"
