@@ -12,7 +12,7 @@ import typer
 from curriculum import clean_table
 from curriculum.config import Clean
 from curriculum.config_toml import did_you_mean
-from curriculum.console import command, emit_json, say
+from curriculum.console import command, emit_json, say, wrapped
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes
 from curriculum.progress import progress
@@ -84,7 +84,7 @@ def clean_command(
             clean_table.print_rules(tallies, limits)
         for each in heard.shown:
             print(f"\n{each['source']}: {each['rule']}\n{_indented(each['text'])}")
-        print("nothing was written" if dry_run else f"\nwrote {out} and {plan.table}")
+        print(wrapped("nothing was written" if dry_run else f"\nwrote {out} and {plan.table}"))
     for warning in warnings:
         say(typer.style(f"warning: {warning}", fg="yellow") if sys.stderr.isatty() else f"warning: {warning}")
 

@@ -123,7 +123,7 @@ class Clean(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
     list_share: Annotated[
         float,
         _doc(
-            "Share of list items, table rows and log lines over which a document is dropped; 1 keeps all.",
+            "Share of list items, table rows and log lines from which a document is dropped; 1 keeps all.",
             ge=0,
             le=1,
         ),

@@ -19,10 +19,9 @@ PIECE = 2_000  # words: diversity falls with length, so a longer text is judged 
 LONGEST_WORD = 16  # characters of the mean word: beyond it, the text has no blanks between words, or no words
 FEWEST_ITEMS = 2
 FEWEST_NUMBERED = 12  # a dictionary numbers its two or three senses, and is no list
-CHAT_ITEMS, CHAT_SHARE = (
-    8,
-    0.9,
-)  # an answer may well be a list: only a chat that is hardly anything else is dropped
+# An honest answer may be a list; a chat that pours out a log or a table is none.
+CHAT_ITEMS = 100
+CHAT_SHARE = 0.95
 
 # Each pattern begins with the newline, which is found fast; marks of a turn are no part of its line.
 _LINES = re.compile(r"\n[ \t]*[^\s#]")  # headers are neither items nor text
@@ -82,26 +81,21 @@ def is_repetition(document: Text, limits: Clean) -> bool:
     True
     """
     text, least = document.text, limits.bigram_diversity
-    most = _most_words(text)
-    ordinary = most < PIECE and len(text) < LONGEST_WORD * most
-    # A text has as many pairs as words, less one: where its first half has words enough, nothing need be counted.
-    if ordinary and len(set(text[: len(text) // 2].split())) > least * most + 1:
-        return False
-    return least > 0 and bigram_diversity(text) < least
+    most = text.count(" ") + text.count("\n") + 1  # words, or fewer, but for rare kinds of white space
+    # A text has as many pairs as words, less one: where five eighths of it have words enough, no more are counted.
+    # One whose words are long has no blanks between them, and is not counted so.
+    if most < PIECE and len(text) < LONGEST_WORD * most:
+        early = text[: len(text) * 5 // 8].split()
+        if len(set(early)) > least * most + 1:
+            return False
+    return least > 0 and bigram_diversity(text, enough=least) < least
 
 
-def _most_words(text: str) -> int:
-    """As many words as a text can have, without cutting it up: its blanks and line ends, most runs of them as one."""
-    most = text.count(" ") + text.count("\n") + 1
-    if "  " in text:
-        most -= text.count("  ") + text.count(" " * 4) + text.count(" " * 8) + text.count("\n ")
-    return most - text.count("\n\n")
-
-
-def bigram_diversity(text: str) -> float:
+def bigram_diversity(text: str, enough: float = 1.0) -> float:
     """Share of pairs of neighbouring words that are new, in pieces of 2,000 words; 1 for a text under 20 words.
 
-    Text without blanks, whose mean word has over 16 characters, is judged by its characters.
+    Text without blanks, whose mean word has over 16 characters, is judged by its characters. enough: from there on any
+    value will do: a text has as many new pairs as new words, less one, and words are counted faster.
     """
     units: list[str] | str = text.split()
     if len(text) > LONGEST_WORD * (len(units) + 1):
@@ -110,14 +104,15 @@ def bigram_diversity(text: str) -> float:
         return 1.0
     new = pairs = 0
     for start in range(0, len(units), PIECE):
-        piece = units[start : start + PIECE]
-        new += len(set(itertools.pairwise(piece)))
+        piece = units[start : start + PIECE] if len(units) > PIECE else units
+        least = len(set(piece)) - 1
         pairs += len(piece) - 1
+        new += least if least >= enough * (len(piece) - 1) else len(set(itertools.pairwise(piece)))
     return new / max(1, pairs)
 
 
 def is_list(document: Text, limits: Clean) -> bool:
-    """More than `list_share` of the lines are list items, table rows or log lines; of a chat, nearly all must be.
+    """At least `list_share` of the lines are list items, table rows or log lines; of a chat, nearly all must be.
 
     >>> is_list(Text("Fruit\\n- apple\\n- pear\\n- plum\\n- fig"), Clean())
     True
@@ -125,20 +120,20 @@ def is_list(document: Text, limits: Clean) -> bool:
     if "\n" not in document.text or limits.list_share >= 1:
         return False
     text = "\n" + document.text
-    items = 0
-    if len(_PERHAPS.findall(text)) >= FEWEST_ITEMS:
-        numbered = len(_NUMBERED.findall(text))
-        items = len(_ITEMS.findall(text)) + (numbered if numbered >= FEWEST_NUMBERED else 0)
-        items += len(_STAMPED.findall(text))
-    if " | " in text:
-        items += len(_ROWS.findall(text))
-    if "PASSED" in text or "FAILED" in text or "ERROR" in text or "SKIPPED" in text:
-        items += len(_OUTCOME.findall(text))
+    rows = len(_ROWS.findall(text)) if " | " in text else 0
+    rows += len(_OUTCOME.findall(text)) if "ED" in text or "RROR" in text else 0
     chat = text.startswith("\n> ")
-    if items < (CHAT_ITEMS if chat else FEWEST_ITEMS):
+    fewest = CHAT_ITEMS if chat else FEWEST_ITEMS
+    most = len(_PERHAPS.findall(text)) + rows
+    if most < fewest:
         return False
     share = max(limits.list_share, CHAT_SHARE) if chat else limits.list_share
-    return items > share * len(_LINES.findall(text))
+    needed = max(fewest, share * len(_LINES.findall(text)))
+    if most < needed:
+        return False
+    numbered = len(_NUMBERED.findall(text))
+    items = rows + len(_ITEMS.findall(text)) + len(_STAMPED.findall(text))
+    return items + (numbered if numbered >= FEWEST_NUMBERED else 0) >= needed
 
 
 def is_prompt(document: Text, limits: Clean) -> bool:

@@ -1,6 +1,5 @@
 """Which writing system a letter belongs to, and how much of a text stands outside those that a source should hold."""
 
-import functools
 import re
 import unicodedata
 from collections import Counter
@@ -37,7 +36,6 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _NO_LETTERS = bytes(code for code in range(256) if not (code < 128 and chr(code).isalpha()))
 
 
-@functools.cache
 def script_of(character: str) -> str | None:
     """The script of a letter, by the name that Unicode gives it; None for what is no letter.
 
@@ -54,6 +52,17 @@ def script_of(character: str) -> str | None:
     return COMMON if first in _NO_SCRIPT else OTHER
 
 
+class _Known(dict[str, str | None]):
+    """`script_of`, for characters asked for again and again."""
+
+    def __missing__(self, character: str) -> str | None:
+        self[character] = found = script_of(character)
+        return found
+
+
+_SCRIPT_OF = _Known()
+
+
 def letters(text: str, scripts: Collection[str]) -> tuple[int, int]:
     """How many letters a text has, and how many of them are of none of the scripts.
 
@@ -64,9 +73,10 @@ def letters(text: str, scripts: Collection[str]) -> tuple[int, int]:
     total, foreign = latin, 0 if "Latin" in scripts else latin
     if not text.isascii():
         for character, count in Counter("".join(_NOT_ASCII.findall(text))).items():
-            if (script := script_of(character)) is not None:
+            script = _SCRIPT_OF[character]
+            if script is not None:
                 total += count
-                if script != COMMON and script not in scripts:
+                if script not in scripts and script != COMMON:
                     foreign += count
     return total, foreign
 

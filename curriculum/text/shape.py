@@ -12,6 +12,7 @@ LONG_WITH_FINGERPRINT = 400
 LONG_ROLE = 400
 ENOUGH = 3  # signs: a turn of so many is a system prompt by default
 RULES = 4  # items that command: as many make a sheet of rules
+SHORT = 100  # characters: a single line of fewer shows no shape
 LOOKED_AT = 20_000  # characters of a turn: the shape shows early, and no turn may cost more than that
 
 FINGERPRINTS = ("# Agent ", "Shadow Clone", "Your shard", "Read it. Become it", "This file defines")
@@ -119,8 +120,11 @@ def signs(turn: str) -> int:
     The stronger ones: two headers and 500 characters; a fingerprint phrase with a header or 400 characters; four items
     that command; a tool schema that opens it; a role statement of 400 characters, or with a header, a rule or directives.
     """
-    turn = turn[:LOOKED_AT]
     size = len(turn)
+    if size < SHORT and not ("\n" in turn or "#" in turn or "tools" in turn):
+        return 0
+    if size > LOOKED_AT:
+        turn = turn[:LOOKED_AT]
     if "# " in turn and "\n" not in turn:
         turn = _ONE_LINE_HEADER.sub("\n", turn)
     lines = "\n" in turn

@@ -42,7 +42,7 @@ def is_table(path: Path) -> bool:
 def size_of(path: Path) -> int:
     """Bytes of text in a table, before compression, as its own records have it; 0 where they have nothing."""
     if path.suffix.lower() in PARQUET:
-        return int(sum(size for size, _ in _groups(_parquet(path))))
+        return _uncompressed(_parquet(path))
     if is_named(path):
         return sum(each.info.splits[each.split].num_bytes or 0 for each in _hub(path) if each.info.splits)
     return sum(file.stat().st_size for file in path.rglob("*.arrow"))
@@ -57,13 +57,7 @@ def rows(source: str, path: Path) -> Iterator[Row]:
     if path.suffix.lower() in PARQUET:
         yield from _from_parquet(source, path)
     else:
-        number = 0
-        for part in _hub(path) if is_named(path) else _saved(path):
-            column = _column(source, path, part.column_names or ())
-            for batch in part.select_columns([column]).iter(_AT_A_TIME):
-                for value in batch[column]:
-                    number += 1
-                    yield _row(column, value, number)
+        yield from _from_dataset(source, path)
 
 
 def _from_parquet(source: str, path: Path) -> Iterator[Row]:
@@ -78,6 +72,23 @@ def _from_parquet(source: str, path: Path) -> Iterator[Row]:
                 yield _row(column, value, number)
     except (library.lib.ArrowException, OSError) as error:
         raise _damaged(source, path, f"it cannot be read past row {number:,}: {error}") from error
+
+
+def _from_dataset(source: str, path: Path) -> Iterator[Row]:
+    number = 0
+    for part in _hub(path) if is_named(path) else _saved(path):
+        column = _column(source, path, part.column_names or ())
+        batches = part.select_columns([column]).iter(_AT_A_TIME)
+        while True:
+            try:
+                batch = next(batches, None)
+            except OSError as error:  # a file, or a connection, that ends early
+                raise _damaged(source, path, f"it cannot be read past row {number:,}: {error}") from error
+            if batch is None:
+                break
+            for value in batch[column]:
+                number += 1
+                yield _row(column, value, number)
 
 
 def _row(column: str, value: Any, number: int) -> Row:
@@ -105,18 +116,20 @@ def _arrow(path: Path) -> Any:
 def _parquet(path: Path) -> Any:
     library = _arrow(path)
     try:
-        return load("pyarrow.parquet", "parquet", "Parquet is read by pyarrow", path=path).ParquetFile(path)
+        parquet = load("pyarrow.parquet", "parquet", "Parquet is read by pyarrow", path=path)
+        return parquet.ParquetFile(path, page_checksum_verification=True)
     except library.lib.ArrowException as error:
         raise _damaged(path.stem, path, str(error)) from error
 
 
-def _groups(file: Any) -> Iterator[tuple[int, int]]:
-    """Bytes, before compression, and rows of each row group, of the column that is read."""
+def _uncompressed(file: Any) -> int:
+    """Bytes, before compression, of the column of a Parquet file that is read."""
     wanted = next((name for name in _COLUMNS if name in file.schema_arrow.names), "")
-    for group in (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)):
-        columns = (group.column(index) for index in range(group.num_columns))
-        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == wanted)
-        yield size, group.num_rows
+    groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
+    columns = (group.column(index) for group in groups for index in range(group.num_columns))
+    return sum(
+        each.total_uncompressed_size for each in columns if each.path_in_schema.split(".")[0] == wanted
+    )
 
 
 def _datasets(path: Path) -> Any:

@@ -53,10 +53,21 @@ def data(*arguments: object) -> Result:
 def test_build_prints_a_table_and_says_what_is_unusual(config: Path) -> None:
     result = data("build", config)
     assert result.exit_code == 0, result.output
-    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
-    assert rows["prose"][:3] == ["40", "40", "0.0%"]
-    assert rows["one"][:3] == ["2", "1", "50.0%"]
-    assert "one: dropped 1 empty" in result.stdout
+    cleaning, _, tokens = result.stdout.partition("\n\n")
+    rows = {line.split()[0]: line.split()[1:] for line in cleaning.splitlines()}
+    assert rows["prose"] == ["40", "40", "0.0%"]
+    assert rows["one"] == ["2", "1", "50.0%"]
+    assert rows["empty"] == ["1", "(50.0%)"]
+    assert rows["total"][:2] == ["42", "41"]
+    assert tokens.splitlines()[0].split() == [
+        "source",
+        "documents",
+        "tokens",
+        "windows",
+        "held-out",
+        "windows",
+    ]
+    assert all(len(line) <= 80 for line in result.stdout.splitlines() if str(config.parent) not in line)
     assert "one: nothing is held out" in result.stdout
     assert "junk: left out (curriculum.exclude_sources)" in result.stderr
     assert "encoding prose: 40 documents" in result.stderr
@@ -118,8 +129,8 @@ def test_ls_flags_damaged_and_missing_files(config: Path) -> None:
     (folder / "one.btok").unlink()
     result = data("ls", folder)
     assert result.exit_code == 4
-    assert "prose: prose.btok is damaged: its header describes" in result.stdout
-    assert f"one: {folder / 'one.btok'} does not exist" in result.stdout
+    assert "prose: prose.btok is damaged: its header describes" in " ".join(result.stdout.split())
+    assert f"one: {folder / 'one.btok'} does not exist" in " ".join(result.stdout.split())
     assert "next:     firehose data build CONFIG" in result.stderr
     body = json.loads(data("ls", folder, "--json").stdout)
     assert body["error"]["code"] == 4
@@ -129,3 +140,22 @@ def test_ls_flags_damaged_and_missing_files(config: Path) -> None:
 def test_ls_of_a_folder_without_a_manifest(tmp_path: Path) -> None:
     result = data("ls", tmp_path, "--json")
     assert result.exit_code == json.loads(result.stdout)["error"]["code"] == 10
+
+
+def test_a_source_that_loses_most_of_itself_is_reported_and_can_be_kept(config: Path) -> None:
+    lists = [
+        {"text": f"list {n}\n" + "\n".join(f"- thing {10 * n + k}" for k in range(9))} for n in range(30)
+    ]
+    (config.parent / "text/prose/b.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lists * 2))
+    config.write_text(config.read_text().replace("expect_documents = 40", "expect_documents = 100"))
+    result = data("build", config)
+    assert "warning: prose loses 60.0% of its documents, most by the rule 'list'" in result.stderr
+    manifest = json.loads((config.parent / "tokens/manifest.json").read_text())["sources"]
+    assert manifest["prose"]["dropped"] == dict.fromkeys(ALL_RULES, 0) | {"list": 60}
+    assert (manifest["prose"]["limits"]["list_share"], manifest["one"]["limits"]["list_share"]) == (0.7, 0.7)
+    config.write_text(config.read_text() + "[sources.prose.clean]\nlist_share = 1.0\n")
+    kept = data("build", config, "--json")
+    prose = json.loads(kept.stdout)["sources"]["prose"]
+    assert (prose["out"], prose["dropped"]["duplicate"], "warning" in kept.stderr) == (70, 30, False)
+    manifest = json.loads((config.parent / "tokens/manifest.json").read_text())["sources"]
+    assert (manifest["prose"]["limits"]["list_share"], manifest["one"]["limits"]["list_share"]) == (1.0, 0.7)
