@@ -15,6 +15,7 @@ from curriculum import config as configs
 from curriculum.arms import scheduler_config
 from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
+from curriculum.gate.judge import Judge, open_audits
 from curriculum.gate.rule import Gate
 from curriculum.sources import open_corpus, rest, specs
 from curriculum.text.tokenizer import Tokenizer
@@ -54,6 +55,7 @@ class Built:
     scheduler: Scheduler
     reward: Reward[Any]
     gate: Gate
+    judge: Judge
     position: Position
     shared: Whole
     optimizer: torch.optim.AdamW
@@ -131,10 +133,18 @@ def build(
     align, goal_loss = signals(config, corpus, start.goal, shared, device, autocast)
     if align is not None and start.recalls and stored is not None:
         align.load(checkpoint.tensors(stored, OPTIMIZER))
+    gate = start.gate(config)
+    audits, notes = open_audits(corpus, config.gate.audit_halt)
+    for note in notes:
+        say(note)
+    judge = Judge(gate, audits, {arm_id: name for name, arm_id in start.ids.items()})
+    if not start.fresh:
+        judge.watch.restore(start.payload.get("watch", {}), judge.names)
     return Built(
         scheduler,
         reward,
-        start.gate(config),
+        gate,
+        judge,
         start.position,
         shared,
         optimizer,
@@ -167,6 +177,7 @@ def begin(run: RunDir, store: StateStore, start: Start, found: Found, built: Bui
         "bandit": built.scheduler.saved(),
         "reward": built.reward.snapshot(),
         "gate": built.gate.snapshot(),
+        "watch": built.judge.snapshot(),
         **built.position.payload(),
         **record.standing,
         "files": record.marks(),
@@ -256,6 +267,7 @@ def assemble(
         scheduler=built.scheduler,
         reward=built.reward,
         gate=built.gate,
+        judge=built.judge,
         model=shared.model,
         shared=shared,
         optimizer=built.optimizer,

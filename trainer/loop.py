@@ -140,6 +140,8 @@ class Loop:
                 # A step that was skipped, or an arm pruned since the pick, counts nothing.
                 void = result.skipped or ticket.arm not in self.names
                 loss, signal = result.losses[ticket.micro], result.signals[ticket.micro]
+                if not void:
+                    self.parts.judge.watch.pull(ticket.arm, loss)
                 reward = None if void else self.parts.reward.update(ticket.arm, loss, signal)
                 self.parts.scheduler.credit(ticket.id, reward)
             del self.at.uncredited[step]
@@ -274,11 +276,13 @@ class Loop:
             drawn = self.parts.generate(prompt, step)
         with self.timers("gate"):
             scored = score(drawn.text)
-            verdict = self.parts.gate.observe(step, scored.total)
+            audits = self.parts.judge.audit(drawn.text, drawn.ids, drawn.loss)
+            verdict = self.parts.gate.observe(step, scored.total, audits["found"])
+            audits |= self.parts.judge.settle(verdict)
             short = shortfall(scored.total, gate.target)
             penalties = self.parts.scheduler.penalize(step, short)
-            self.parts.record.sample(step, prompt, drawn, scored, verdict, penalties)
-        self.display.note(view.sample_line(step, prompt, drawn.text, scored, verdict.kind))
+            self.parts.record.sample(step, prompt, drawn, scored, verdict, audits, penalties)
+        self.display.note(view.sample_line(step, prompt, drawn.text, scored, verdict.kind, audits["found"]))
         self.at.last_sample = {
             "step": step,
             "score": scored.total,
@@ -338,6 +342,7 @@ class Loop:
                 "bandit": parts.scheduler.saved(),
                 "reward": parts.reward.snapshot(),
                 "gate": parts.gate.snapshot(),
+                "watch": parts.judge.snapshot(),
                 **self.at.payload(),
             }
             parts.record.commit(self.at, payload, self.tensors() if checkpoint else None)

@@ -9,6 +9,7 @@ import torch
 from bandit.reward import Reward
 from bandit.scheduler import Scheduler
 from curriculum.config import Config
+from curriculum.gate.judge import Judge
 from curriculum.gate.rule import Gate
 from curriculum.tokens.corpus import Corpus
 from trainer.feed import Feed
@@ -39,6 +40,7 @@ class Parts:
     scheduler: Scheduler
     reward: Reward[Any]
     gate: Gate
+    judge: Judge
     model: Decoder
     shared: Whole
     optimizer: torch.optim.AdamW

@@ -210,9 +210,10 @@ class Record:
         drawn: Drawn,
         scored: Score,
         verdict: Verdict,
+        audits: dict[str, Any],
         penalties: dict[str, float],
     ) -> None:
-        """Write down a sample with its score, the verdict on it and what it cost each arm."""
+        """Write down a sample with its score, the verdict on it, its audits and what it cost each arm."""
         row = {
             "step": step,
             "prompt": prompt,
@@ -220,7 +221,7 @@ class Record:
             "loss": finite(drawn.loss),
             "score": scored.total,
             "axes": scored.axes,
-            "audits": {},
+            "audits": audits,
             "short": scored.short,
             "verdict": {"kind": verdict.kind, "streak": verdict.streak, "reason": verdict.reason},
             "penalties": dict(sorted(penalties.items())),

@@ -1,6 +1,7 @@
 """How a run looks from outside: the numbers of the display, and the same as monitors read them."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from curriculum.eligibility import never_picked, why_not
@@ -68,7 +69,7 @@ def alarms(parts: Parts) -> list[str]:
         if name in parts.config.sources
         and not entry.get("removed")
         and never_picked(parts.config, name) is None
-    ]
+    ] + parts.judge.alarms()
 
 
 def outcome(parts: Parts, step: int) -> Exit:
@@ -103,6 +104,9 @@ def live(parts: Parts, seen: Progress) -> dict[str, Any]:
     }
 
 
-def sample_line(step: int, prompt: str, text: str, scored: Score, kind: str) -> str:
-    """A sample and its score, for a person: one line, however many the text has."""
-    return f"sample {step:>6} | score {scored.total:5.1f} {kind} | > {prompt} | < {plain(text)[:160]}"
+def sample_line(
+    step: int, prompt: str, text: str, scored: Score, kind: str, found: Sequence[str] = ()
+) -> str:
+    """A sample, its score and what audits found, for a person: one line, however many the text has."""
+    audits = f" | audits: {', '.join(found)}" if found else ""
+    return f"sample {step:>6} | score {scored.total:5.1f} {kind}{audits} | > {prompt} | < {plain(text)[:160]}"

@@ -47,22 +47,14 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is said with one sample: its loss was out of its range; memorised sources; streaks of low samples.
+    """What is said with one sample: memorised sources, and streaks of low samples, by arm id."""
 
-    loss_floor: the 0.1 % quantile of the samples' losses before it, in nats a token. fed: pulls a source since the
-    last sample. By arm id.
-    """
-
-    loss_floor: float | None
-    loss_low: bool
     memorised: tuple[int, ...]
     streaks: dict[int, int]
-    fed: dict[int, int]
 
     def as_dict(self, names: Mapping[int, str]) -> dict[str, Any]:
         """As the sample log holds it."""
         return {
-            "loss_floor": self.loss_floor,
             "memorised": sorted(names[arm] for arm in self.memorised if arm in names),
             "streaks": {
                 name: self.streaks[arm]
@@ -98,7 +90,7 @@ class Watch:
         floor = self._samples.quantile()
         return floor, self._samples.take(loss)
 
-    def verdict(self, floor: float | None, loss_low: bool, *, low: bool) -> Seen:
+    def verdict(self, *, low: bool) -> Seen:
         """Close what was counted since the last sample. low: what the gate said of this one."""
         total = sum(pulls for pulls, _ in self._pulls.values())
         for arm, (pulls, _) in self._pulls.items():
@@ -112,9 +104,8 @@ class Watch:
                 or self._often_low(*self._pulls.get(arm, (0, 0)))
             )
         )
-        fed = {arm: pulls for arm, (pulls, _) in self._pulls.items()}
         self._pulls = {}
-        return Seen(floor, loss_low, self._memorised, dict(self._streaks), fed)
+        return Seen(self._memorised, dict(self._streaks))
 
     @staticmethod
     def _often_low(pulls: int, low: int) -> bool:
@@ -132,10 +123,6 @@ class Watch:
             for arm, streak in sorted(self._streaks.items())
             if arm in names and streak >= STREAK
         ]
-
-    def restart(self) -> None:
-        """Forget verdicts, not losses: where the gate's memory starts anew."""
-        self._streaks = {}
 
     def snapshot(self) -> dict[str, Any]:
         """All that `restore` needs, JSON-able."""

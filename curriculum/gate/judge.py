@@ -1,0 +1,74 @@
+"""What a run's gate is told of a sample beside its score, what the sample log keeps of it, and the alarms of it all."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from curriculum.errors import Exit, FirehoseError
+from curriculum.gate.audits import Audits
+from curriculum.gate.reference import load
+from curriculum.gate.rule import Gate, Verdict
+from curriculum.gate.watch import Watch
+from curriculum.tokens.corpus import Corpus
+
+NOTHING = {"local_coherence": None, "longest_copy": None, "top_token_share": None, "script_share": None}
+
+
+class Judge:
+    """A run's audits and losses, around its gate. names: arm id -> source."""
+
+    def __init__(self, gate: Gate, audits: Audits | None, names: Mapping[int, str]) -> None:
+        self.gate, self.audits, self.names = gate, audits, names
+        self.watch = Watch()
+
+    def audit(self, text: str, ids: Sequence[int], loss: float) -> dict[str, Any]:
+        """Audit a sample: its text, its tokens, its own loss. `found` names the audits that found something."""
+        audit = None if self.audits is None else self.audits.judge(text, ids)
+        floor, low = self.watch.sample_loss(loss)
+        found = [*(audit.found if audit else ()), *(["sample_loss"] if low else [])]
+        return {**(audit.as_dict() if audit else NOTHING), "loss_floor": floor, "found": found}
+
+    def settle(self, verdict: Verdict) -> dict[str, Any]:
+        """What the verdict on a sample means for the sources fed before it, as its row holds that."""
+        return self.watch.verdict(low=verdict.kind != "pass").as_dict(self.names)
+
+    def alarms(self) -> list[str]:
+        """What a person should know now, in words."""
+        return [*self.gate.alarms(), *self.watch.alarms(self.names)]
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the state keeps beside the gate's own part."""
+        return self.watch.snapshot()
+
+
+def open_audits(corpus: Corpus, needed: Collection[str]) -> tuple[Audits | None, list[str]]:
+    """The audits of a run's data, and what should be said of them.
+
+    needed: those that may halt the run. Raises FirehoseError: DAMAGED, or REFUSED where a needed one cannot be done.
+    """
+    found = load(corpus.folder, corpus.manifest)
+    if needed and (found is None or ("local_coherence" in needed and not found.coherence_works)):
+        raise FirehoseError(
+            Exit.REFUSED,
+            f"gate.audit_halt names {', '.join(sorted(needed))}, and "
+            + (
+                "these token files were built without what audits compare with"
+                if found is None
+                else "local_coherence does not work on so little trusted text"
+            ),
+            path=corpus.folder,
+            next="firehose data build CONFIG, or take it out of gate.audit_halt",
+        )
+    if found is None:
+        return None, [
+            "samples are scored but not audited: an earlier version built these token files; "
+            "firehose data build CONFIG adds what audits compare with"
+        ]
+    notes = []
+    if not found.coherence_works:
+        tried = found.header["coherence"]
+        notes.append(
+            "the local-coherence audit gives its number and finds nothing: of this little trusted text "
+            f"({found.header['bytes']:,} bytes) it takes {tried['text_found']:.0%} for word salad and knows "
+            f"{tried['salad_found']:.0%} of the salad"
+        )
+    return Audits(found), notes
