@@ -291,10 +291,13 @@ class Loop:
         }
         if verdict.kind != "halt":
             return False
-        self.at.halt = {"step": step, "reason": verdict.reason}
-        self.parts.record.decided("halt", step, reason=verdict.reason)
+        blame = self.parts.judge.blame()
+        self.at.halt = {"step": step, "reason": verdict.reason, "blame": blame}
+        self.parts.record.decided("halt", step, reason=verdict.reason, blame=blame)
+        blamed = ", ".join(f"{name} ({share:.0%} of the pulls)" for name, share in blame.items())
         self.display.note(
             f"HALTED by the coherence gate at step {step}: {verdict.reason}\n"
+            f"  to blame: {blamed or 'no source stands out'}\n"
             f"  changed:  checkpoint and state of step {step} are written\n"
             f"  next:     firehose samples {self.parts.record.run.root}"
         )

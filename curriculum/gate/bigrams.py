@@ -18,7 +18,7 @@ Hashes = NDArray[np.uint64]
 STEPS = 16  # of a quantised count in a doubling: 4 % apart
 BUCKETS = 1 << 16
 MOST_RATIO = 6.0  # nats; so that no single rare pair can speak for a whole sample
-PENDING = 1 << 22  # pairs counted at a time
+PENDING = 1 << 20  # pairs counted at a time
 CACHED = 1 << 19  # spellings whose hash is remembered while a model is made
 
 

@@ -31,6 +31,12 @@ class Judge:
         """What the verdict on a sample means for the sources fed before it, as its row holds that."""
         return self.watch.verdict(low=verdict.kind != "pass").as_dict(self.names)
 
+    def blame(self) -> dict[str, float]:
+        """The sources to blame for the latest low samples, with their share of the pulls before those."""
+        return {
+            self.names[arm]: round(share, 4) for arm, share in self.watch.blame().items() if arm in self.names
+        }
+
     def alarms(self) -> list[str]:
         """What a person should know now, in words."""
         return [*self.gate.alarms(), *self.watch.alarms(self.names)]

@@ -89,7 +89,9 @@ class Builder:
             "coherence": try_out(model, self._aside),
             "window": window,
             "tokenizer": tokenizer,
-            "files": {name: entry.train.file for name, entry in sources.items()},
+            "files": [
+                [name, entry.train.file] for name, entry in sources.items()
+            ],  # places count in this order
         }
         _write(path, header, {**arrays, **index})
 
@@ -164,7 +166,7 @@ def load(folder: Path, manifest: Manifest) -> Reference | None:
             else np.empty(0, dtype)
             for name, (dtype, at, count) in header["arrays"].items()
         }
-        files = {name: Btok.open(folder / file).tokens for name, file in header["files"].items()}
+        files = {name: Btok.open(folder / file).tokens for name, file in header["files"]}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise FirehoseError(
             Exit.DAMAGED, f"{NAME} cannot be used: {error}", path=path, next=REBUILD

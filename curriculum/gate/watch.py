@@ -6,7 +6,8 @@ low samples in a row among those that were drawn after it had been fed its share
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ LEAST_PULLS = 30  # before a source has a quantile, and samples before their los
 LOW_PULLS = 3  # since the last sample, and
 LOW_PART = 0.1  # of the source's pulls: a memorised source
 NEAR_ZERO = 0.3  # nats a token: a source's mean loss under it is no language to be learned any more
+REMEMBERED = 16  # latest samples that blame is read off
+BLAMED = 0.05  # share of pulls by which an arm was fed more before low samples than before others
 STREAK = 5  # low samples in a row that raise a source's alarm
 
 
@@ -73,6 +76,7 @@ class Watch:
         self._pulls: dict[int, list[int]] = {}  # since the last sample: [pulls, of them low]
         self._streaks: dict[int, int] = {}
         self._memorised: tuple[int, ...] = ()
+        self._recent: deque[tuple[bool, dict[int, int]]] = deque(maxlen=REMEMBERED)  # (low, pulls an arm)
 
     def pull(self, arm: int, loss: float) -> None:
         """Count the loss of one pull, in nats a token."""
@@ -104,12 +108,26 @@ class Watch:
                 or self._often_low(*self._pulls.get(arm, (0, 0)))
             )
         )
+        self._recent.append((low, {arm: pulls for arm, (pulls, _) in self._pulls.items()}))
         self._pulls = {}
-        return Seen(self._memorised, dict(self._streaks))
+        streaks = {arm: streak for arm, streak in self._streaks.items() if streak}
+        return Seen(self._memorised, streaks)
 
     @staticmethod
     def _often_low(pulls: int, low: int) -> bool:
         return low >= LOW_PULLS and low >= LOW_PART * pulls
+
+    def blame(self) -> dict[int, float]:
+        """The arms that were fed more before the latest low samples than before the others, with that share of pulls.
+
+        Where all samples were low, more than an even share. The most telling first; {} where none stands out.
+        """
+        before = _shares([pulls for low, pulls in self._recent if low])
+        others = _shares([pulls for low, pulls in self._recent if not low])
+        even = 1 / max(1, len(before))
+        excess = {arm: share - (others.get(arm, 0.0) if others else even) for arm, share in before.items()}
+        ranked = sorted(excess, key=lambda arm: (-excess[arm], arm))
+        return {arm: before[arm] for arm in ranked if excess[arm] > BLAMED}
 
     def alarms(self, names: Mapping[int, str]) -> list[str]:
         """Memorised sources, and those whose streak is five samples or more, in words."""
@@ -132,6 +150,7 @@ class Watch:
             "pulls": {str(arm): pulls for arm, pulls in self._pulls.items()},
             "streaks": {str(arm): streak for arm, streak in self._streaks.items() if streak},
             "memorised": list(self._memorised),
+            "recent": [[low, {str(arm): pulls for arm, pulls in fed.items()}] for low, fed in self._recent],
         }
 
     def restore(self, saved: Mapping[str, Any], arms: Collection[int]) -> None:
@@ -144,3 +163,16 @@ class Watch:
         self._pulls = {int(arm): list(p) for arm, p in saved.get("pulls", {}).items() if int(arm) in known}
         self._streaks = {int(arm): n for arm, n in saved.get("streaks", {}).items() if int(arm) in known}
         self._memorised = tuple(arm for arm in saved.get("memorised", ()) if arm in known)
+        self._recent.clear()
+        for low, fed in saved.get("recent", ()):
+            self._recent.append((bool(low), {int(arm): n for arm, n in fed.items() if int(arm) in known}))
+
+
+def _shares(fed: Sequence[Mapping[int, int]]) -> dict[int, float]:
+    """Each arm's share of all pulls."""
+    total = sum(sum(pulls.values()) for pulls in fed)
+    sums: dict[int, int] = {}
+    for pulls in fed:
+        for arm, count in pulls.items():
+            sums[arm] = sums.get(arm, 0) + count
+    return {arm: count / total for arm, count in sums.items()}

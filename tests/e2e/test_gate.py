@@ -1,6 +1,7 @@
 """The gate in the one loop: a collapsing run halts, stays halted, and charges what it was fed."""
 
 import ast
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,3 +103,39 @@ def test_prompts_rotate(tmp_path: Path) -> None:
     config = tiny.make(tmp_path, ("[gate]", '[gate]\nprompts = ["one", "two"]')).path
     go(config, until=40)
     assert [row["prompt"] for row in read_rows(RunDir(tmp_path / "runs/tiny").samples)] == ["one", "two"] * 2
+
+
+def test_an_audit_halts_where_it_may_and_says_which_sources_were_fed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fluent text of another script scores over 30: only the audit sees it. It lands in the log, in status, in history."""
+    text = "Собака лежит на крыльце и смотрит на дорогу, по которой утром ушёл хозяин"
+    monkeypatch.setattr(sampling, "generate", say(text))
+    warned, run = tiny.make(tmp_path / "warns").path, RunDir(tmp_path / "warns/runs/tiny")
+    assert go(warned)["exit"] == Exit.ALARMS
+    rows = read_rows(run.samples)
+    assert all(row["score"] > 30 and row["audits"]["found"] == ["script_share"] for row in rows)
+    assert {row["verdict"]["kind"] for row in rows} == {"pass"}
+    assert rows[0]["audits"]["script_share"] == 1.0
+    assert any(
+        "audit script_share: 6 samples in a row" in alarm
+        for alarm in json.loads(run.live.read_text())["alarms"]
+    )
+
+    edit = ("[gate]", '[gate]\naudit_halt = ["script_share"]')
+    halting, run = tiny.make(tmp_path / "halts", edit).path, RunDir(tmp_path / "halts/runs/tiny")
+    outcome = go(halting)
+    assert (outcome["exit"], outcome["step"]) == (Exit.HALTED, 50)
+    state, _ = StateStore(run.state).read()
+    assert state is not None
+    assert "found by script_share" in state.payload["halt"]["reason"]
+    halt = next(event for event in run.events() if event["event"] == "halt")
+    assert halt["blame"] == state.payload["halt"]["blame"]
+    assert "to blame: " in run.log.read_text()
+
+
+def test_an_audit_that_may_halt_needs_what_it_compares_with(tmp_path: Path) -> None:
+    edit = ("[gate]", '[gate]\naudit_halt = ["local_coherence"]')
+    with pytest.raises(FirehoseError, match="does not work on so little trusted text") as caught:
+        go(tiny.make(tmp_path, edit).path)
+    assert caught.value.exit_code is Exit.REFUSED

@@ -1,0 +1,172 @@
+"""Losses and streaks by source: what is memorised, which source low samples follow, and that a resume forgets nothing."""
+
+import json
+import random
+
+from curriculum.gate.rule import Gate
+from curriculum.gate.watch import LEAST_PULLS, Tail, Watch
+
+NAMES = {0: "chat", 1: "docs"}
+
+
+def fed(watch: Watch, draw: random.Random, pulls: dict[int, tuple[int, float]], *, low: bool) -> None:
+    """Some pulls an arm with losses around a mean, then a sample."""
+    for arm, (count, mean) in pulls.items():
+        for _ in range(count):
+            watch.pull(arm, draw.gauss(mean, 0.2))
+    watch.verdict(low=low)
+
+
+def test_one_in_a_thousand_is_under_the_quantile() -> None:
+    draw, tail = random.Random(0), Tail()
+    low = sum(tail.take(draw.gauss(3.0, 0.3)) for _ in range(50_000))
+    assert 10 <= low <= 150
+    assert tail.take(0.13)
+
+
+def test_a_falling_loss_is_not_memorisation() -> None:
+    draw, watch = random.Random(1), Watch()
+    for at in range(300):
+        fed(watch, draw, {0: (8, 6.0 - 0.012 * at), 1: (8, 5.0 - 0.01 * at)}, low=False)
+        assert watch.alarms(NAMES) == []
+
+
+def test_a_source_that_turns_into_a_recitation_is_named() -> None:
+    draw, watch = random.Random(2), Watch()
+    for _ in range(20):
+        fed(watch, draw, {0: (8, 3.0), 1: (8, 3.0)}, low=False)
+    fed(watch, draw, {0: (8, 3.0), 1: (8, 0.13)}, low=False)
+    assert watch.alarms(NAMES) == [
+        line for line in watch.alarms(NAMES) if line.startswith("source docs is being memorised")
+    ]
+    assert watch.verdict(low=False).as_dict(NAMES)["memorised"] == []  # nothing was fed since
+
+
+def test_a_source_near_zero_is_memorised_however_slowly_it_went_there() -> None:
+    draw, watch = random.Random(3), Watch()
+    for at in range(400):
+        fed(watch, draw, {0: (8, 3.0), 1: (8, max(0.1, 3.0 - 0.01 * at))}, low=False)
+    assert len(watch.alarms(NAMES)) == 1
+    assert "source docs" in watch.alarms(NAMES)[0]
+
+
+def test_streaks_follow_the_source_that_was_fed() -> None:
+    draw, watch = random.Random(4), Watch()
+    for _ in range(5):
+        fed(watch, draw, {0: (2, 3.0), 1: (14, 3.0)}, low=True)
+        fed(watch, draw, {0: (14, 3.0), 1: (2, 3.0)}, low=False)
+    assert watch.verdict(low=False).as_dict(NAMES)["streaks"] == {"docs": 5}
+    assert watch.alarms(NAMES) == ["source docs: the last 5 samples drawn after it was fed were low"]
+    fed(watch, draw, {0: (2, 3.0), 1: (14, 3.0)}, low=False)
+    assert watch.alarms(NAMES) == []
+
+
+def test_a_sample_s_own_loss() -> None:
+    draw, watch = random.Random(5), Watch()
+    for _ in range(LEAST_PULLS):
+        assert watch.sample_loss(draw.gauss(2.0, 0.3)) == (None, False)
+    floor, low = watch.sample_loss(2.0)
+    assert floor is not None
+    assert 0.3 < floor < 1.8
+    assert not low
+    assert watch.sample_loss(0.13)[1]
+    assert watch.sample_loss(float("nan")) == (None, False)
+
+
+def test_saved_and_restored_anywhere_it_goes_on_alike() -> None:
+    for cut in (0, 3, 77, 400):
+        draw, straight, resumed = random.Random(6), Watch(), Watch()
+        events = [(draw.randrange(2), draw.gauss(3.0, 0.4), draw.random() < 0.1) for _ in range(600)]
+        said: list[list[object]] = [[], []]
+        for side, watch in enumerate((straight, resumed)):
+            for at, (arm, loss, sample) in enumerate(events):
+                if side == 1 and at == cut:
+                    saved = json.loads(json.dumps(watch.snapshot()))
+                    watch = Watch()
+                    watch.restore(saved, NAMES)
+                watch.pull(arm, loss)
+                if sample:
+                    said[side].append(
+                        (watch.sample_loss(loss), watch.verdict(low=loss < 2.6), watch.alarms(NAMES))
+                    )
+        assert said[0] == said[1]
+
+
+def test_an_arm_that_is_gone_is_forgotten() -> None:
+    watch = Watch()
+    watch.pull(7, 3.0)
+    other = Watch()
+    other.restore(watch.snapshot(), NAMES)
+    assert other.snapshot() == Watch().snapshot()
+    other.restore({}, NAMES)  # a state from before losses were watched
+    assert other.snapshot() == Watch().snapshot()
+
+
+def test_an_audit_raises_an_alarm_by_the_rules_and_halts_only_where_it_may() -> None:
+    for halting in ((), ("local_coherence",)):
+        gate = Gate(audit_halt=halting)
+        kinds = [gate.observe(100 * at, 99.0, ("local_coherence",)).kind for at in range(1, 6)]
+        assert kinds == (["low"] * 4 + ["halt"] if halting else ["pass"] * 5)
+        assert gate.alarms() == [
+            "audit local_coherence: 5 samples in a row were found by it, from step 100 to 500"
+        ]
+        saved = json.loads(json.dumps(gate.snapshot()))
+        again = Gate(audit_halt=halting)
+        again.restore(saved)
+        assert (again.alarms(), again.snapshot()) == (gate.alarms(), saved)
+        for at in range(6, 60):
+            gate.observe(100 * at, 99.0)
+        assert gate.alarms() == []
+        assert gate.snapshot()["audits"] == {}
+
+
+def test_scores_and_audits_are_counted_together() -> None:
+    gate = Gate(audit_halt=("local_coherence", "script_share"))
+    seen = [
+        (10.0, ()),
+        (99.0, ("local_coherence",)),
+        (99.0, ("script_share",)),
+        (10.0, ()),
+        (99.0, ("local_coherence",)),
+    ]
+    verdicts = [gate.observe(100 * at, score, found) for at, (score, found) in enumerate(seen, 1)]
+    assert [verdict.kind for verdict in verdicts] == ["low"] * 4 + ["halt"]
+    assert verdicts[2].reason == "score 99.0 at or over 30; script_share found something"
+    assert verdicts[4].reason == (
+        "5 samples in a row scored under 30 or were found by local_coherence, script_share, from step 100 to 500"
+    )
+
+
+def test_the_tally_sees_a_share_that_stays_under_both_other_rules() -> None:
+    """Two low samples of every seven: never three in a row, never eight of sixteen."""
+    gate = Gate()
+    kinds = [gate.observe(100 * at, 12.0 if at % 7 in (1, 4) else 80.0).kind for at in range(1, 60)]
+    assert "halt" in kinds
+    reason = next(v.reason for at in range(60, 61) if (v := gate.observe(100 * at, 12.0)).kind == "halt")
+    assert "a tally of" in reason
+    quiet = Gate(tally=0)
+    assert "halt" not in [
+        quiet.observe(100 * at, 12.0 if at % 7 in (1, 4) else 80.0).kind for at in range(1, 400)
+    ]
+
+
+def test_a_state_from_before_the_tally_begins_it_with_its_window() -> None:
+    gate = Gate()
+    for at in range(1, 10):
+        gate.observe(100 * at, 12.0 if at % 3 == 0 else 80.0)
+    old = {key: gate.snapshot()[key] for key in ("streak", "since", "recent")}
+    again = Gate()
+    again.restore(old)
+    assert again.snapshot() == gate.snapshot()
+
+
+def test_blame_falls_on_what_was_fed_before_low_samples() -> None:
+    draw, watch = random.Random(7), Watch()
+    assert watch.blame() == {}
+    for _ in range(4):
+        fed(watch, draw, {0: (10, 3.0), 1: (6, 3.0), 2: (4, 3.0)}, low=False)
+        fed(watch, draw, {0: (2, 3.0), 1: (14, 3.0), 2: (4, 3.0)}, low=True)
+    assert watch.blame() == {1: 0.7}
+    for _ in range(16):  # low whatever is fed: what is fed most
+        fed(watch, draw, {0: (10, 3.0), 1: (6, 3.0), 2: (4, 3.0)}, low=True)
+    assert watch.blame() == {0: 0.5}
