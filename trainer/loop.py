@@ -195,6 +195,8 @@ class Loop:
                 self.parts.record.heldout(step, self.heldout_losses())
         if boundary and step % train.sample_every == 0 and self.sample(step):
             ended = Exit.HALTED
+        if ended is Exit.OK:
+            ended = view.outcome(self.parts, step)  # the last sample may have raised an alarm
         change = self.asked_bounds(ended) if wanted == "bounds" else None
         asked = wanted == "checkpoint" or change is not None
         due = boundary and (step % train.checkpoint_every == 0 or self.parts.changed)
@@ -277,7 +279,7 @@ class Loop:
         with self.timers("gate"):
             scored = score(drawn.text)
             audits = self.parts.judge.audit(drawn.text, drawn.ids, drawn.loss)
-            verdict = self.parts.gate.observe(step, scored.total, audits["found"])
+            verdict = self.parts.gate.observe(step, scored.total, audits["found"], self.parts.judge.spared())
             audits |= self.parts.judge.settle(verdict)
             short = shortfall(scored.total, gate.target)
             penalties = self.parts.scheduler.penalize(step, short)

@@ -10,7 +10,12 @@ from curriculum.gate.rule import Gate, Verdict
 from curriculum.gate.watch import Watch
 from curriculum.tokens.corpus import Corpus
 
-NOTHING = {"local_coherence": None, "longest_copy": None, "top_token_share": None, "script_share": None}
+NOTHING: dict[str, Any] = {
+    "local_coherence": None,
+    "longest_copy": None,
+    "top_token_share": None,
+    "script_share": None,
+}
 
 
 class Judge:
@@ -25,7 +30,13 @@ class Judge:
         audit = None if self.audits is None else self.audits.judge(text, ids)
         floor, low = self.watch.sample_loss(loss)
         found = [*(audit.found if audit else ()), *(["sample_loss"] if low else [])]
-        return {**(audit.as_dict() if audit else NOTHING), "loss_floor": floor, "found": found}
+        body = {**(audit.as_dict() if audit else NOTHING), "loss_floor": floor, "found": found}
+        self.watch.passed |= {name for name in NOTHING if body[name] is not None and name not in found}
+        return body
+
+    def spared(self) -> set[str]:
+        """The audits that may not halt yet, since no sample has passed them: a young model speaks word salad."""
+        return set(NOTHING) - self.watch.passed
 
     def settle(self, verdict: Verdict) -> dict[str, Any]:
         """What the verdict on a sample means for the sources fed before it, as its row holds that."""

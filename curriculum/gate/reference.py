@@ -130,7 +130,7 @@ class Reference:
     def coherence_works(self) -> bool:
         """Whether the model tells text from salad: it was built from enough text."""
         tried = self.header["coherence"]
-        return bool(tried["salad_found"] >= 0.98 and (tried["text"] < 20 or tried["text_found"] <= 0.02))
+        return bool(tried["salad_found"] >= 0.95 and (tried["text"] < 20 or tried["text_found"] <= 0.02))
 
 
 def load(folder: Path, manifest: Manifest) -> Reference | None:

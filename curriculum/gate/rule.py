@@ -186,15 +186,17 @@ class Gate:
             settings.audit_halt,
         )
 
-    def observe(self, step: int, score: float, found: Collection[str] = ()) -> Verdict:
+    def observe(
+        self, step: int, score: float, found: Collection[str] = (), spared: Collection[str] = ()
+    ) -> Verdict:
         """Take the score (0 to 100) of the sample drawn at a step, and the audits that found something in it.
 
-        A sample at the threshold or over it passes, unless an audit of `audit_halt` found something. Raises ValueError
-        for a score that is not finite, before anything is counted.
+        A sample at the threshold or over it passes, unless an audit of `audit_halt` found something that is not
+        `spared`. Raises ValueError for a score that is not finite, before anything is counted.
         """
         if not math.isfinite(score):
             raise ValueError(f"the score of the sample at step {step} is {score}")
-        named = sorted(self.audit_halt.intersection(found))
+        named = sorted(self.audit_halt.intersection(found).difference(spared))
         under = score < self.threshold
         low = under or bool(named)
         self._low.take(step, low)

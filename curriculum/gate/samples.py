@@ -62,6 +62,7 @@ def log(text: str, file: str) -> list[Sample]:
             next="firehose gate backtest runs/NAME/NAME.samples.json",
         )
     samples: list[Sample] = []
+    passed: set[str] = set()
     for row, where in found:
         step = row.get("step") if isinstance(row, dict) else None
         if type(step) is not int or step < 0:
@@ -75,10 +76,17 @@ def log(text: str, file: str) -> list[Sample]:
             value = score(_text_of(row, where)).total
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise FirehoseError(Exit.USAGE, f"its score is {value!r:.40}", path=where)
-        audits = row.get("audits")
-        names = audits.get("found", ()) if isinstance(audits, dict) else ()
-        samples.append(Sample(step, float(value), tuple(map(str, names))))
+        samples.append(Sample(step, float(value), _found(row.get("audits"), passed)))
     return samples
+
+
+def _found(audits: Any, passed: set[str]) -> tuple[str, ...]:
+    """The audits that found something; as in a run, one that gives its number counts once a sample has passed it."""
+    if not isinstance(audits, dict) or not isinstance(audits.get("found", []), list):
+        return ()
+    names = [str(name) for name in audits.get("found", [])]
+    passed |= {name for name, value in audits.items() if value is not None and name not in names}
+    return tuple(name for name in names if name in passed or name not in audits)
 
 
 def _is_row(line: str) -> bool:

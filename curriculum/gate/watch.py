@@ -76,6 +76,7 @@ class Watch:
         self._pulls: dict[int, list[int]] = {}  # since the last sample: [pulls, of them low]
         self._streaks: dict[int, int] = {}
         self._memorised: tuple[int, ...] = ()
+        self.passed: set[str] = set()  # audits that some sample has passed
         self._recent: deque[tuple[bool, dict[int, int]]] = deque(maxlen=REMEMBERED)  # (low, pulls an arm)
 
     def pull(self, arm: int, loss: float) -> None:
@@ -150,6 +151,7 @@ class Watch:
             "pulls": {str(arm): pulls for arm, pulls in self._pulls.items()},
             "streaks": {str(arm): streak for arm, streak in self._streaks.items() if streak},
             "memorised": list(self._memorised),
+            "passed": sorted(self.passed),
             "recent": [[low, {str(arm): pulls for arm, pulls in fed.items()}] for low, fed in self._recent],
         }
 
@@ -163,6 +165,7 @@ class Watch:
         self._pulls = {int(arm): list(p) for arm, p in saved.get("pulls", {}).items() if int(arm) in known}
         self._streaks = {int(arm): n for arm, n in saved.get("streaks", {}).items() if int(arm) in known}
         self._memorised = tuple(arm for arm in saved.get("memorised", ()) if arm in known)
+        self.passed = set(saved.get("passed", ()))
         self._recent.clear()
         for low, fed in saved.get("recent", ()):
             self._recent.append((bool(low), {int(arm): n for arm, n in fed.items() if int(arm) in known}))

@@ -144,3 +144,14 @@ def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "132,000   33,000    91.7   11.9" in result.stdout
+
+
+def test_an_audit_counts_once_a_sample_has_passed_it(tmp_path: Path) -> None:
+    found = {"local_coherence": -0.9, "found": ["local_coherence"]}
+    rows = [{"step": 100 * at, "score": 99.0, "audits": found} for at in range(1, 20)]
+    path = tmp_path / "young.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert run(path, "--audit-halt", "local_coherence")[1]["halted"] is False
+    rows[7]["audits"] = {"local_coherence": 0.4, "found": []}
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert run(path, "--audit-halt", "local_coherence")[1]["halt_step"] == 1_300

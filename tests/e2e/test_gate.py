@@ -1,6 +1,7 @@
 """The gate in the one loop: a collapsing run halts, stays halted, and charges what it was fed."""
 
 import ast
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,14 @@ ROOT = Path(__file__).parents[2]
 
 def say(text: str) -> Any:
     return lambda *rest, **named: sampling.Drawn(text, [1, 2, 3], 0.1)
+
+
+GOOD = "It rained all day, so we stayed in and read an old book."
+
+
+def at_first(text: str, *, then: str) -> Any:
+    texts = itertools.chain([text], itertools.repeat(then))
+    return lambda *rest, **named: sampling.Drawn(next(texts), [1, 2, 3], 0.1)
 
 
 def test_region_region_region_halts_after_five(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +119,7 @@ def test_an_audit_halts_where_it_may_and_says_which_sources_were_fed(
 ) -> None:
     """Fluent text of another script scores over 30: only the audit sees it. It lands in the log, in status, in history."""
     text = "Собака лежит на крыльце и смотрит на дорогу, по которой утром ушёл хозяин"
-    monkeypatch.setattr(sampling, "generate", say(text))
+    monkeypatch.setattr(sampling, "generate", at_first(GOOD, then=text))
     warned, run = tiny.make(tmp_path / "warns").path, RunDir(tmp_path / "warns/runs/tiny")
     assert go(warned)["exit"] == Exit.ALARMS
     rows = read_rows(run.samples)
@@ -124,14 +133,19 @@ def test_an_audit_halts_where_it_may_and_says_which_sources_were_fed(
 
     edit = ("[gate]", '[gate]\naudit_halt = ["script_share"]')
     halting, run = tiny.make(tmp_path / "halts", edit).path, RunDir(tmp_path / "halts/runs/tiny")
+    monkeypatch.setattr(sampling, "generate", at_first(GOOD, then=text))
     outcome = go(halting)
-    assert (outcome["exit"], outcome["step"]) == (Exit.HALTED, 50)
+    assert (outcome["exit"], outcome["step"]) == (Exit.HALTED, 60)
     state, _ = StateStore(run.state).read()
     assert state is not None
     assert "found by script_share" in state.payload["halt"]["reason"]
     halt = next(event for event in run.events() if event["event"] == "halt")
     assert halt["blame"] == state.payload["halt"]["blame"]
     assert "to blame: " in run.log.read_text()
+
+    monkeypatch.setattr(sampling, "generate", say(text))
+    young = tiny.make(tmp_path / "young", edit).path
+    assert go(young)["exit"] == Exit.ALARMS  # no sample has passed the audit yet: it warns, and may not halt
 
 
 def test_an_audit_that_may_halt_needs_what_it_compares_with(tmp_path: Path) -> None:
