@@ -268,6 +268,7 @@ class _Checks:
         from bandit.scheduler import Scheduler
         from curriculum.arms import scheduler_config
         from curriculum.gate.rule import Gate
+        from curriculum.gate.watch import Watch
 
         try:
             specs = [
@@ -278,6 +279,7 @@ class _Checks:
             REWARDS[config.curriculum.reward].restore(self.names, self.payload["reward"], self.names)
             if self.payload["gate"]:
                 Gate().restore(self.payload["gate"])
+            Watch().restore(self.payload.get("watch", {}), self.names)
         except BanditError as error:
             self.wrong(str(error), getattr(error, "arm", None))
         except (KeyError, TypeError, AttributeError, ValueError, IndexError, FirehoseError) as error:

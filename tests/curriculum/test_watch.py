@@ -2,7 +2,11 @@
 
 import json
 import random
+from collections.abc import Sequence
+from typing import cast
 
+from curriculum.gate.audits import Audit, Audits
+from curriculum.gate.judge import Judge
 from curriculum.gate.rule import Gate
 from curriculum.gate.watch import LEAST_PULLS, Tail, Watch
 
@@ -170,3 +174,30 @@ def test_blame_falls_on_what_was_fed_before_low_samples() -> None:
     for _ in range(16):  # low whatever is fed: what is fed most
         fed(watch, draw, {0: (10, 3.0), 1: (6, 3.0), 2: (4, 3.0)}, low=True)
     assert watch.blame() == {0: 0.5}
+
+
+class Salad:
+    """Audits that find word salad in "salad", and judge nothing else of a text."""
+
+    def judge(self, text: str, ids: Sequence[int] = ()) -> Audit:
+        why = {"local_coherence": "..."} if text == "salad" else {}
+        value = None if text == "short" else -1.0 if why else 1.0
+        return Audit(value, None, None, None, None, None, why)
+
+
+def test_an_audit_may_halt_once_a_sample_has_passed_it() -> None:
+    """A young model speaks word salad; a sample too short to be judged is not one that passed."""
+    gate = Gate(audit_halt=("local_coherence",))
+    judge = Judge(gate, cast(Audits, Salad()), NAMES)
+
+    def observed(at: int, text: str) -> str:
+        audits = judge.audit(text, [1], 2.0)
+        return gate.observe(100 * at, 99.0, audits["found"], judge.spared()).kind
+
+    assert [observed(at, "salad") for at in range(1, 9)] == ["pass"] * 8
+    assert judge.alarms() != []
+    assert [observed(at, text) for at, text in ((9, "short"), (10, "salad"))] == ["pass", "pass"]
+    assert [observed(at, text) for at, text in ((11, "good"), (12, "salad"))] == ["pass", "low"]
+    saved = json.loads(json.dumps(judge.watch.snapshot()))
+    judge.watch.restore(saved, NAMES)
+    assert [observed(at, "salad") for at in range(13, 17)] == ["low", "low", "low", "halt"]

@@ -120,19 +120,19 @@ def test_an_audit_halts_where_it_may_and_says_which_sources_were_fed(
     """Fluent text of another script scores over 30: only the audit sees it. It lands in the log, in status, in history."""
     text = "Собака лежит на крыльце и смотрит на дорогу, по которой утром ушёл хозяин"
     monkeypatch.setattr(sampling, "generate", at_first(GOOD, then=text))
-    warned, run = tiny.make(tmp_path / "warns").path, RunDir(tmp_path / "warns/runs/tiny")
+    warned, run = tiny.make(tmp_path / "warns", *tiny.QUICK).path, RunDir(tmp_path / "warns/runs/tiny")
     assert go(warned)["exit"] == Exit.ALARMS
     rows = read_rows(run.samples)
-    assert all(row["score"] > 30 and row["audits"]["found"] == ["script_share"] for row in rows)
+    assert all(row["score"] > 30 and row["audits"]["found"] == ["script_share"] for row in rows[1:])
     assert {row["verdict"]["kind"] for row in rows} == {"pass"}
-    assert rows[0]["audits"]["script_share"] == 1.0
+    assert [row["audits"]["script_share"] for row in rows] == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     assert any(
-        "audit script_share: 6 samples in a row" in alarm
+        "audit script_share: 5 samples in a row" in alarm
         for alarm in json.loads(run.live.read_text())["alarms"]
     )
 
     edit = ("[gate]", '[gate]\naudit_halt = ["script_share"]')
-    halting, run = tiny.make(tmp_path / "halts", edit).path, RunDir(tmp_path / "halts/runs/tiny")
+    halting, run = tiny.make(tmp_path / "halts", edit, *tiny.QUICK).path, RunDir(tmp_path / "halts/runs/tiny")
     monkeypatch.setattr(sampling, "generate", at_first(GOOD, then=text))
     outcome = go(halting)
     assert (outcome["exit"], outcome["step"]) == (Exit.HALTED, 60)
@@ -142,10 +142,6 @@ def test_an_audit_halts_where_it_may_and_says_which_sources_were_fed(
     halt = next(event for event in run.events() if event["event"] == "halt")
     assert halt["blame"] == state.payload["halt"]["blame"]
     assert "to blame: " in run.log.read_text()
-
-    monkeypatch.setattr(sampling, "generate", say(text))
-    young = tiny.make(tmp_path / "young", edit).path
-    assert go(young)["exit"] == Exit.ALARMS  # no sample has passed the audit yet: it warns, and may not halt
 
 
 def test_an_audit_that_may_halt_needs_what_it_compares_with(tmp_path: Path) -> None:
