@@ -63,13 +63,17 @@ def alarms(parts: Parts) -> list[str]:
     """What a person should know: sources the config wants and the run goes on without, unless an operator took them out;
     a newest checkpoint that is not sound as a model."""
     found = [] if parts.record.alarm is None else [parts.record.alarm]
-    return found + [
-        f"{name} was put aside at step {entry['step']}: {entry['reason']}"
-        for name, entry in sorted(parts.record.standing["pruned"].items())
-        if name in parts.config.sources
-        and not entry.get("removed")
-        and never_picked(parts.config, name) is None
-    ] + parts.judge.alarms()
+    return (
+        found
+        + [
+            f"{name} was put aside at step {entry['step']}: {entry['reason']}"
+            for name, entry in sorted(parts.record.standing["pruned"].items())
+            if name in parts.config.sources
+            and not entry.get("removed")
+            and never_picked(parts.config, name) is None
+        ]
+        + parts.judge.alarms()
+    )
 
 
 def outcome(parts: Parts, step: int) -> Exit:
