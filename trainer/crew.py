@@ -17,15 +17,18 @@ from trainer.model import Decoder
 
 # Gradients of all threads together, in numbers: a GiB.
 MOST_GRADIENTS = 1 << 28
+# Parameters times tokens of a member's part, below which handing over the interpreter costs what a core brings.
+LEAST_WORK = 1 << 27
 
 
-def size(threads: int, rows: int, parameters: int) -> int:
-    """How many share `rows` windows: the fewest that keep as many of the threads busy as can be.
+def size(threads: int, rows: int, time: int, parameters: int) -> int:
+    """How many share `rows` windows of `time` tokens: the fewest that keep as many threads busy as is worth it.
 
-    >>> size(2, 12, 800_000), size(8, 12, 800_000), size(7, 64, 800_000), size(8, 16, 124_000_000)
-    (2, 6, 7, 2)
+    >>> size(2, 12, 64, 800_000), size(8, 12, 256, 10_650_000), size(7, 64, 256, 10_650_000), size(2, 4, 32, 25_000)
+    (2, 6, 7, 1)
     """
-    most = max(1, min(threads, rows, MOST_GRADIENTS // parameters))
+    worth = rows * time * parameters // LEAST_WORK
+    most = max(1, min(threads, rows, worth, MOST_GRADIENTS // parameters))
     return min(range(1, most + 1), key=lambda crew: (-(-rows // crew), crew))
 
 
@@ -44,18 +47,21 @@ class Crew:
         self.model, self.threads = model, threads
         self.parameters = list(model.parameters())
         self.twins: list[Decoder] = []
-        self.pool: ThreadPoolExecutor | None = None
+        self.count, self.many = model.parameter_count(), 0
 
     def loss(self, windows: Tensor) -> Tensor:
         """Mean cross-entropy in nats a token of windows [rows, time + 1]."""
-        many = size(self.threads, len(windows), self.model.parameter_count())
+        rows, time = len(windows), windows.shape[1] - 1
+        many = size(self.threads, rows, time, self.count)
+        if many != self.many:
+            # What is too little to share is not shared within operations either: their threads sleep while they wait.
+            little = rows * time * self.count < 2 * LEAST_WORK
+            torch.set_num_threads(1 if little else self.threads // many)  # of the pool's threads as well
+            self.many, self.pool = many, ThreadPoolExecutor(many, thread_name_prefix="crew")
         if many == 1:
             return self.model.loss(windows)
         while len(self.twins) < many:
             self.twins.append(self.twin())
-        if self.pool is None:
-            torch.set_num_threads(max(1, self.threads // many))  # threads that begin later go by it as well
-            self.pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="crew")
         return share(windows, self, many, *self.parameters)
 
     def twin(self) -> Decoder:
@@ -72,7 +78,6 @@ class Crew:
 
     def work(self, windows: Tensor, many: int) -> tuple[Tensor, list[Tensor]]:
         """Loss and gradients: the crew's, added up in its order, each with the weight of its rows."""
-        assert self.pool is not None
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         bounds = [len(windows) * index // many for index in range(many + 1)]
         parts = [windows[low:high] for low, high in itertools.pairwise(bounds)]

@@ -3,7 +3,6 @@
 What comes of it is a `Start`: plain data, told to the other ranks, from which every rank builds the same run.
 """
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -174,10 +173,17 @@ def choose_platform(
     train, before = config.train, stored.get("ranks", 1) if stored else world.size
     threads = train.threads
     if world.size > 1 and threads == 0:
-        threads = max(1, (os.cpu_count() or 1) // world.local_size)
-    wanted = machine.choose(train.device, train.dtype, threads)
-    if stored and before != world.size:
-        stored = {**stored, "threads": wanted["threads"]}  # they were chosen for as many ranks as there were
+        threads = max(1, machine.cores() // world.local_size)
+
+    def trial() -> dict[str, float]:
+        shape = weights.build(config, corpus.vocab_size).shape
+        return machine.trial_of(shape, train.micro_batch // world.size)
+
+    def wanted() -> dict[str, Any]:
+        return machine.choose(train.device, train.dtype, threads, trial)
+
+    if stored and before != world.size:  # they were chosen for as many ranks as there were
+        stored = {**stored, "threads": threads or machine.auto_threads()}
     platform, lost = machine.settle(stored, wanted, deterministic=train.deterministic)
     platform["ranks"] = world.size
     if world.size > 1:

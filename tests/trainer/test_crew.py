@@ -1,16 +1,24 @@
 """A pull shared among threads: the loss and gradients of one, the same bits every time, weights that stay shared."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
+
 import pytest
 import torch
 
+from trainer import crew, optim
 from trainer.crew import Crew, loss_of
 from trainer.model import Decoder, Shape
+from trainer.ring import Ring
+from trainer.step import TrainStep
 
 WINDOWS = torch.randint(0, 31, (5, 17), generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture
-def threads() -> None:
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every pull is worth sharing; the number of threads is put back."""
+    monkeypatch.setattr(crew, "LEAST_WORK", 1)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -22,10 +30,10 @@ def model(tied: bool = True) -> Decoder:
     return decoder
 
 
-def step(decoder: Decoder, crew: Crew | None) -> tuple[float, list[torch.Tensor]]:
+def step(decoder: Decoder, by: Crew | None) -> tuple[float, list[torch.Tensor]]:
     """Loss and gradients of two pulls, the second on top of the first."""
     decoder.zero_grad()
-    loss = decoder.loss if crew is None else crew.loss
+    loss = decoder.loss if by is None else by.loss
     total = 0.0
     for windows in (WINDOWS, WINDOWS.flip(0)[:4]):
         found = loss(windows)
@@ -41,9 +49,9 @@ def test_loss_and_gradients_are_those_of_one_thread(many: int, tied: bool) -> No
     decoder = model(tied)
     alone, one = step(decoder, None)
     one = [gradient.clone() for gradient in one]
-    crew = Crew(decoder, many)
+    members = Crew(decoder, many)
     for _ in range(3):
-        shared, all_of_them = step(decoder, crew)
+        shared, all_of_them = step(decoder, members)
         assert shared == pytest.approx(alone, rel=1e-6)
         assert len(one) == len(all_of_them)
         for a, b in zip(one, all_of_them, strict=True):
@@ -53,8 +61,8 @@ def test_loss_and_gradients_are_those_of_one_thread(many: int, tied: bool) -> No
 @pytest.mark.usefixtures("threads")
 def test_the_same_bits_every_time_and_the_weights_of_now() -> None:
     decoder = model()
-    crew, again = Crew(decoder, 3), Crew(decoder, 3)
-    first = step(decoder, crew)
+    members, again = Crew(decoder, 3), Crew(decoder, 3)
+    first = step(decoder, members)
     kept = [gradient.clone() for gradient in first[1]]
     other = step(decoder, again)
     assert first[0] == other[0]
@@ -62,21 +70,21 @@ def test_the_same_bits_every_time_and_the_weights_of_now() -> None:
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.mul_(1.5)
-    assert step(decoder, crew)[0] == pytest.approx(step(decoder, None)[0], rel=1e-6)
-    assert step(decoder, crew)[0] != pytest.approx(first[0], rel=1e-3)
+    assert step(decoder, members)[0] == pytest.approx(step(decoder, None)[0], rel=1e-6)
+    assert step(decoder, members)[0] != pytest.approx(first[0], rel=1e-3)
 
 
 @pytest.mark.usefixtures("threads")
 def test_autocast_reaches_the_threads_and_errors_come_back() -> None:
     decoder = model()
-    crew = Crew(decoder, 2)
-    plain = float(crew.loss(WINDOWS).detach())
+    members = Crew(decoder, 2)
+    plain = float(members.loss(WINDOWS).detach())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half, alone = float(crew.loss(WINDOWS).detach()), float(decoder.loss(WINDOWS).detach())
+        half, alone = float(members.loss(WINDOWS).detach()), float(decoder.loss(WINDOWS).detach())
     assert half != plain
     assert half == pytest.approx(alone, rel=1e-3)
     with pytest.raises(IndexError):
-        crew.loss(torch.full((4, 17), 31))
+        members.loss(torch.full((4, 17), 31))
 
 
 @pytest.mark.usefixtures("threads")
@@ -84,3 +92,29 @@ def test_one_thread_needs_no_crew() -> None:
     decoder = model()
     torch.set_num_threads(1)
     assert loss_of(decoder) == decoder.loss
+
+
+def test_work_too_small_to_share_is_left_to_one() -> None:
+    before = torch.get_num_threads()
+    decoder = model()
+    members = Crew(decoder, 2)
+    members.loss(WINDOWS)
+    assert (members.many, torch.get_num_threads(), members.twins) == (1, 1, [])
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_steps_on_two_threads_are_the_same_bits_every_time() -> None:
+    def trained() -> list[torch.Tensor]:
+        torch.set_num_threads(2)
+        decoder = model()
+        device = torch.device("cpu")
+        optimizer = optim.build(decoder, weight_decay=0.1, betas=(0.9, 0.95), device=device)
+        ring = Ring(8, 2, device)
+        step = TrainStep(decoder, optimizer, ring, grad_clip=1.0, autocast=nullcontext())
+        assert isinstance(getattr(step.forward, "__self__", None), Crew)
+        for number in range(1, 6):
+            step.run(number, torch.stack((WINDOWS, WINDOWS.flip(0))), 1e-2)
+        return [parameter.detach() for parameter in decoder.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(trained(), trained(), strict=True))
