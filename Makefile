@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 DATA ?=
+# A checkout of nanoGPT and its text, to be trained beside.
+NANOGPT ?=
+TEXT ?=
 
 .PHONY: help install demo test check format format-check lint types pytest bench bench-bandit bench-loader bench-reward faults clean
 
@@ -14,7 +17,8 @@ help:
 	@echo "make test     install, then format check, lint, types and tests: what CI runs"
 	@echo "make check    the same without installing anew"
 	@echo "make format   rewrite the code in the project's format"
-	@echo "make bench    overhead and memory figures; DATA=folder of NAME/train.jsonl adds a run on real text"
+	@echo "make bench    overhead and memory figures; DATA=folder of NAME/train.jsonl adds a run on real text,"
+	@echo "              NANOGPT=checkout TEXT=input.txt one beside nanoGPT"
 	@echo "make bench-reward DATA=folder  what each reward ranks and buys on real text: half an hour"
 	@echo "make bench-bandit  the bandit beside its peers from PyPI: speed, then regret (hours; goes on where it stopped)"
 	@echo "make bench-loader  the loader beside its peers from PyPI: speed, state, resume, edits of a mixture: a quarter of an hour"
@@ -60,8 +64,10 @@ pytest: install
 bench: install
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/memory.py
+	$(BIN)/python bench/threads.py
 	$(BIN)/python bench/state.py
 	$(if $(DATA),$(BIN)/python bench/twelve.py $(DATA))
+	$(if $(NANOGPT),$(BIN)/python bench/train.py --nanogpt $(NANOGPT) --text $(TEXT))
 
 bench-reward: install
 	$(BIN)/python bench/reward.py $(DATA)
