@@ -7,8 +7,8 @@
     python bench/loader.py --only many          launch, memory and descriptors with --sources 10000, 1,024 files allowed
     python bench/loader.py --only edits         the eight edits of a mixture between two sittings
 
-The peers run in a virtual environment made from bench/peers/loader.txt, or by --python. Times are the least and the
-median of several blocks.
+The peers run in a virtual environment made from bench/peers/loader.txt, or by --python. Times are processor time, the
+least and the median of several blocks: the machine may be busy.
 """
 
 import argparse
@@ -91,14 +91,14 @@ def main() -> int:
 
 
 def timed(work: Callable[[], Any], calls: int) -> list[float]:
-    """Seconds of a call, in each of BLOCKS blocks."""
+    """Processor seconds of a call, in each of BLOCKS blocks."""
     work()
     times = []
     for _ in range(BLOCKS):
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(calls):
             work()
-        times.append((time.perf_counter() - began) / calls)
+        times.append((time.process_time() - began) / calls)
     return times
 
 
@@ -142,10 +142,10 @@ def gather(folder: Path) -> None:
         calls = max(30, 2_000_000 // (rows * block))
         for _ in range(BLOCKS):  # in turns
             for name, work in rivals.items():
-                began = time.perf_counter()
+                began = time.process_time()
                 for _ in range(calls):
                     work()
-                times[name].append((time.perf_counter() - began) / calls)
+                times[name].append((time.process_time() - began) / calls)
         base = min(times["stack of slices"])
         for name, taken in times.items():
             rate = rows * block / min(taken) / 1e6
@@ -215,19 +215,19 @@ def picks(count: int, accumulated: int) -> tuple[list[float], list[float], list[
     step = 0
     for block in range(4 * BLOCKS):
         steps = range(step + 1, step + 1 + max(50, 400 // accumulated))
-        began = time.perf_counter()
+        began = time.process_time()
         for step in steps:
             first.pick_all(step)
-        alone.append((time.perf_counter() - began) / len(steps) / accumulated)
+        alone.append((time.process_time() - began) / len(steps) / accumulated)
         picking = crediting = 0.0
         for step in steps:
             due = held.pop(step - DELAY, ())
-            began = time.perf_counter()
+            began = time.process_time()
             for ticket in due:
                 second.credit(ticket.id, 0.5)
-            between = time.perf_counter()
+            between = time.process_time()
             held[step] = second.pick_all(step)
-            crediting, picking = crediting + between - began, picking + time.perf_counter() - between
+            crediting, picking = crediting + between - began, picking + time.process_time() - between
         if block:
             counted.append(picking / len(steps) / accumulated)
             credited.append(crediting / len(steps) / accumulated)
@@ -263,9 +263,9 @@ def many(folder: Path, count: int) -> None:
     seconds: dict[str, float] = {}
 
     def step(name: str, work: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
+        began = time.process_time()
         result = work()
-        seconds[name] = time.perf_counter() - began
+        seconds[name] = time.process_time() - began
         return result
 
     config = step("config", lambda: configs.load(config.path))
@@ -285,12 +285,12 @@ def many(folder: Path, count: int) -> None:
         picking = filling = 0.0
         for number in range(1, count // 4 + 1):
             at = number if turn == "first" else number + count // 4
-            began = time.perf_counter()
+            began = time.process_time()
             tickets = scheduler.pick_all(at)
-            between = time.perf_counter()
+            between = time.process_time()
             for ticket in tickets:
                 corpus.fill(out, names[ticket.arm], ticket.arm, ticket.window)
-            filling += time.perf_counter() - between
+            filling += time.process_time() - between
             picking += between - began
             for ticket in tickets:
                 scheduler.credit(ticket.id, 0.5)
@@ -309,9 +309,9 @@ def many(folder: Path, count: int) -> None:
         f"state: {size / count:.0f} bytes a source; with hashes and reward {whole(scheduler, made[1], result) / count:.0f}"
     )
     sitting = Sitting(config, run)
-    began = time.perf_counter()
+    began = time.process_time()
     sitting.commit()
-    print(f"a commit of the state: {1000 * (time.perf_counter() - began):.0f} ms")
+    print(f"a commit of the state: {1000 * (time.process_time() - began):.0f} ms")
     sitting.feed.close()
 
 

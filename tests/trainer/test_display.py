@@ -1,6 +1,7 @@
 """The two displays: a panel on a terminal, plain lines elsewhere; both into run.log."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,16 @@ def test_no_terminal_means_plain_lines(tmp_path: Path, capsys: pytest.CaptureFix
     display = open_display(tmp_path / "run.log")
     assert isinstance(display, PlainDisplay)
     display.close()
+
+
+def test_a_panel_shows_the_largest_shares_of_more_sources_than_fit(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=100, height=20, force_terminal=True)
+    display = LiveDisplay((tmp_path / "run.log").open("w"), console)
+    arms = [arm(f"s{number:03d}", number / 4950) for number in range(100)]
+    shown = Console(file=io.StringIO(), width=100)
+    shown.print(display._panel(replace(PROGRESS, arms=arms)))
+    display.close()
+    text = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert [f"s{number:03d}" in text for number in range(100)] == [False] * 85 + [True] * 15
+    assert "and 85 more" in text
+    assert len(text.splitlines()) <= 20
