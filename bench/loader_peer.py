@@ -15,6 +15,7 @@ import time
 import types
 from collections import Counter
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -154,6 +155,7 @@ class Mosaic:
         ):  # PyPI's does not load beside a CPU torch, and no image is read here
             for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
                 sys.modules[name] = types.ModuleType(name)
+                sys.modules[name].__spec__ = ModuleSpec(name, None)
             sys.modules["torchvision.transforms.functional"].to_tensor = None  # type: ignore[attr-defined]
             sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]  # type: ignore[attr-defined]
         from streaming import MDSWriter, Stream, StreamingDataset
