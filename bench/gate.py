@@ -229,7 +229,7 @@ def delays(audits: TextAudits, train: dict[str, list[str]]) -> None:
         ("ramps", [w for w in found if w.startswith("ramp")], "0.75"),
     ):
         print(row(label, [end for world in chosen for end in found[world]], limit))
-    print(f"\nlater than 5 in a row: {later} of {runs}; never halted: {never}")
+    print(f"\nlater than 5 in a row: {later} of {runs}; never halted by one of the three: {never}")
     print(
         "median ratio by kind: "
         + ", ".join(f"{k} {statistics.median(v):.2f}" for k, v in by_kind.items())

@@ -175,7 +175,7 @@ class Bigrams:
     def coherence(self, tokens: Sequence[str]) -> float | None:
         """Mean over the pairs of log P(word | the one before) / P(word), in nats; None for fewer than two tokens.
 
-        About 1 for English text, under -0.5 for real words in no order. A word never seen before counts as seen once,
+        About 1 for English text, under -0.45 for real words in no order. A word never seen before counts as seen once,
         with one follower, so that pairs of unknown words have log 1/2.
         """
         if len(tokens) < 2:

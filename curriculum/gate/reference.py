@@ -32,7 +32,7 @@ BUDGET = 64_000_000  # bytes of trusted text that are counted, evenly spread
 ASIDE = 50  # one document in so many is not counted, but tried on the model
 TRIED = 400  # pieces of text, and as many of salad, of
 PIECE = 60  # tokens
-COHERENT = -0.5  # mean log ratio under which a text has no local coherence
+COHERENT = -0.45  # mean log ratio under which a text has no local coherence
 REBUILD = "firehose data build CONFIG"
 
 
