@@ -119,7 +119,7 @@ class Clean(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
             ge=0,
             le=1,
         ),
-    ] = 0.3
+    ] = 0.25
     list_share: Annotated[
         float,
         _doc(

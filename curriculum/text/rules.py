@@ -81,14 +81,26 @@ def is_repetition(document: Text, limits: Clean) -> bool:
     True
     """
     text, least = document.text, limits.bigram_diversity
+    if least <= 0:
+        return False
     most = text.count(" ") + text.count("\n") + 1  # words, or fewer, but for rare kinds of white space
-    # A text has as many pairs as words, less one: where five eighths of it have words enough, no more are counted.
-    # One whose words are long has no blanks between them, and is not counted so.
+    # A text has as many pairs as words, less one: where half of it has different words enough, no more are counted. One
+    # whose words are long has no blanks between them, and a long one is judged in pieces.
     if most < PIECE and len(text) < LONGEST_WORD * most:
-        early = text[: len(text) * 5 // 8].split()
-        if len(set(early)) > least * most + 1:
+        half = len(text) // 2
+        early = text[:half].split()
+        different = set(early)
+        if len(different) > least * most + 1:
             return False
-    return least > 0 and bigram_diversity(text, enough=least) < least
+        late = text[half:].split()  # the word that is cut in two counts twice
+        words = len(early) + len(late)
+        if len(text) < LONGEST_WORD * (words - 1):
+            if len(different) > least * words + 2:
+                return False
+            different.update(late)
+            if len(different) > least * words + 3:
+                return False
+    return bigram_diversity(text, enough=least) < least
 
 
 def bigram_diversity(text: str, enough: float = 1.0) -> float:
@@ -120,8 +132,8 @@ def is_list(document: Text, limits: Clean) -> bool:
     if "\n" not in document.text or limits.list_share >= 1:
         return False
     text = "\n" + document.text
-    rows = len(_ROWS.findall(text)) if " | " in text else 0
-    rows += len(_OUTCOME.findall(text)) if "ED" in text or "RROR" in text else 0
+    rows = len(_ROWS.findall(text)) if "|" in text and " | " in text else 0
+    rows += len(_OUTCOME.findall(text)) if "ED" in text or "RR" in text else 0
     chat = text.startswith("\n> ")
     fewest = CHAT_ITEMS if chat else FEWEST_ITEMS
     most = len(_PERHAPS.findall(text)) + rows
