@@ -34,7 +34,9 @@ def size(threads: int, rows: int, time: int, parameters: int) -> int:
 
 def loss_of(model: Decoder) -> Callable[[Tensor], Tensor]:
     """What gives the loss of windows [rows, time + 1]: the model, or a crew where a CPU has threads to share them."""
-    sharded = any(hasattr(parameter, "to_local") for parameter in model.parameters())  # its twins would hold parts
+    sharded = any(
+        hasattr(parameter, "to_local") for parameter in model.parameters()
+    )  # its twins would hold parts
     if model.cos.device.type != "cpu" or torch.get_num_threads() == 1 or sharded:
         return model.loss
     return Crew(model, torch.get_num_threads()).loss
