@@ -56,16 +56,19 @@ def forward(
     autocast: AbstractContextManager[None],
     rows: int,
     say: Say,
+    *,
+    whole: bool = True,
 ) -> Loss:
     """The model's loss as the steps will compute it: compiled or as it is, and on CUDA known to fit the memory.
 
-    rows: windows of a pull that this process trains on. Nothing is trained and nothing is left behind. Raises
+    rows: windows of a pull that this process trains on. whole: this process has all of the model; what is gathered from
+    others as it is used is neither compiled nor shared among threads. Nothing is trained and nothing is left behind. Raises
     FirehoseError(REFUSED) where a pull does not fit, or where train.compile is "on" and compiling fails.
     """
     cuda = device.type == "cuda"
     trial = fit.Trial(model, optimizer, device, autocast, passes=min(2, train.grad_accum))
-    loss: Loss = crew.loss_of(model)
-    if train.compile == "on" or (train.compile == "auto" and cuda and pays(model, train)):
+    loss: Loss = crew.loss_of(model) if whole else model.loss
+    if whole and (train.compile == "on" or (train.compile == "auto" and cuda and pays(model, train))):
         loss = compiled(model.loss, lambda loss: trial.run(loss, rows if cuda else 1), train, say)
     if cuda:
         fit.check(lambda rows: trial.run(loss, rows), train, rows, torch.cuda.get_device_name(device))

@@ -126,7 +126,9 @@ def build(
     shared, optimizer = network(config, corpus, stored, device, resumes=resumes, world=world, kind=kind)
     rows, _ = world.rows(config.train.micro_batch)
     mine = rows.stop - rows.start
-    forward = cuda.forward(shared.model, optimizer, config.train, device, autocast, mine, say)
+    forward = cuda.forward(
+        shared.model, optimizer, config.train, device, autocast, mine, say, whole=not shared.together
+    )
     scheduler, reward = bandit(
         config, corpus, start.ids, start.payload, start.step, say, fresh=start.fresh, renew=start.changed
     )

@@ -63,44 +63,24 @@ def by_hand(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-class KeyValueCache:
-    """Keys and values of the tokens seen so far: one pair of [batch, heads, capacity, head_width] a layer."""
-
-    def __init__(self, shape: Shape, batch: int, capacity: int, like: Tensor) -> None:
-        size = (batch, shape.heads, capacity, shape.width // shape.heads)
-        self.keys = [like.new_empty(size) for _ in range(shape.layers)]
-        self.values = [like.new_empty(size) for _ in range(shape.layers)]
-        self.length = 0
-
-    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new positions of one layer; give back all positions up to and with them."""
-        end = self.length + key.shape[2]
-        self.keys[layer][:, :, self.length : end] = key
-        self.values[layer][:, :, self.length : end] = value
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-
-
 class Attention(nn.Module):
     """Causal multi-head self-attention with rotary positions."""
 
-    def __init__(self, shape: Shape, layer: int) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.heads, self.layer = shape.heads, layer
+        self.heads = shape.heads
         self.turning: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
         self.out = nn.Linear(shape.width, shape.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         batch, time, width = x.shape
-        if cache is None and by_hand(x):
+        if by_hand(x):
             y = self.by_hand(x, cos, sin)
             return self.out(y.transpose(1, 2).reshape(batch, time, width))  # type: ignore[no-any-return]
         q, k, v = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if cache is not None:
-            k, v = cache.extend(self.layer, k, v)
-        # With a cache, queries are either the whole prompt (causal) or the one newest token (sees everything).
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=time > 1)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(y.transpose(1, 2).reshape(batch, time, width))  # type: ignore[no-any-return]
 
     def by_hand(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -123,16 +103,16 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, shape: Shape, layer: int) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.attention_norm = Norm(shape.width)
-        self.attention = Attention(shape, layer)
+        self.attention = Attention(shape)
         self.mlp_norm = Norm(shape.width)
         self.up = nn.Linear(shape.width, 4 * shape.width, bias=False)
         self.down = nn.Linear(4 * shape.width, shape.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, cache)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin)
         return x + self.down(F.gelu(self.up(self.mlp_norm(x))))  # type: ignore[no-any-return]
 
 
@@ -146,7 +126,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab_size, shape.width)
-        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = Norm(shape.width)
         self.head = nn.Linear(shape.width, shape.vocab_size, bias=False)
         if shape.tied:
@@ -168,20 +148,16 @@ class Decoder(nn.Module):
                 draw = torch.empty(weight.shape).normal_(0.0, std, generator=generator)
                 weight.copy_(draw)
 
-    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        return self.head(self.hidden(tokens, cache))  # type: ignore[no-any-return]
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.hidden(tokens))  # type: ignore[no-any-return]
 
-    def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """What the head reads, [batch, time, width]; with a cache, of the newest position alone."""
-        start = 0 if cache is None else cache.length
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """What the head reads, [batch, time, width]."""
         time = tokens.shape[1]
-        cos, sin = self.cos[start : start + time], self.sin[start : start + time]
+        cos, sin = self.cos[:time], self.sin[:time]
         x = self.embedding(tokens)
         for block in self.blocks:
-            x = block(x, cos, sin, cache)
-        if cache is not None:
-            cache.length += time
-            x = x[:, -1:]  # only the newest position is asked for when generating
+            x = block(x, cos, sin)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def loss(self, windows: Tensor) -> Tensor:

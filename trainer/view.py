@@ -55,7 +55,7 @@ def look(
         tokens_per_s=tokens_per_s,
         eta_s=pace * (train.steps - step) if pace else None,
         arms=arms,
-        mfu=peak.mfu(parts.model, tokens_per_s, parts.device),
+        mfu=peak.mfu(parts.model, tokens_per_s, parts.device, parts.world.size),
     )
 
 
