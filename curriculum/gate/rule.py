@@ -2,7 +2,7 @@
 
 The second rule is there because good samples in between reset the first one's count: a run that said "region region
 region" from step 80,000 would have been stopped only at 132,000 (I06). The third sees what stays under both: a share of
-low samples that creeps up (docs/decisions/0007-the-tally.md).
+low samples that creeps up (docs/decisions/0008-the-gate.md).
 """
 
 import math
