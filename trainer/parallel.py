@@ -2,7 +2,7 @@
 
 What a step computes is the same in all three: the gradient of the whole batch, its norm, and of each pull what the
 reward watches. A copy each is averaged bucket by bucket while the backward pass still runs, as torch's own DDP does;
-that one orders its buckets anew after the first step, and with four ranks a resumed run would add in another order.
+that one orders its buckets anew after the first step, and with four ranks a resumed run could add in another order.
 """
 
 from typing import Literal
