@@ -80,7 +80,8 @@ class Sitting:
         self.scheduler, self.reward = launch.bandit(
             config,
             self.corpus,
-            self.result,
+            self.result.ids,
+            self.result.payload,
             self.at,
             lambda _: None,
             fresh=not found,
