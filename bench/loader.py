@@ -273,7 +273,9 @@ def many(folder: Path, count: int) -> None:
     result = step("every file read and compared", lambda: reconciled(config, corpus, {}, step=0))
     made = step(
         "scheduler",
-        lambda: launch.bandit(config, corpus, result.ids, result.payload, 0, lambda _: None, fresh=True, renew=False),
+        lambda: launch.bandit(
+            config, corpus, result.ids, result.payload, 0, lambda _: None, fresh=True, renew=False
+        ),
     )
     print(
         f"launch of {count:,} sources: "
