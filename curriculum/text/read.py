@@ -130,22 +130,21 @@ def _from_jsonl(source: str, path: Path) -> Iterator[Document]:
             except UnicodeDecodeError as error:
                 raise _bad_utf8(path, number, source, offset + len(line) - len(body) + error.start) from None
             if text.strip():
-                yield _document(source, path, number, text, len(line))._replace(line=body.strip())
+                yield _document(source, path, number, text, len(line), body.strip())
             offset += len(line)
 
 
 def _from_table(source: str, path: Path) -> Iterator[Document]:
     for row in tables.rows(source, path):
-        document = _document(source, path, row.number, row.line.decode(), row.size)
-        yield document._replace(line=row.line)
+        yield _document(source, path, row.number, row.line.decode(), row.size, row.line)
 
 
-def _document(source: str, path: Path, number: int, line: str, size: int) -> Document:
+def _document(source: str, path: Path, number: int, line: str, size: int, raw: bytes) -> Document:
     try:
         record = _decode_line(line)
         if record.messages is not None:
             turn = next((each.content for each in record.messages if each.role == "user"), "")
-            return Document(render(record.messages), size, turn)
+            return Document(render(record.messages), size, turn, raw)
     except UnknownRole as error:
         raise _bad_line(path, number, source, str(error)) from None
     except msgspec.ValidationError as error:
@@ -154,7 +153,7 @@ def _document(source: str, path: Path, number: int, line: str, size: int) -> Doc
         raise _bad_line(path, number, source, f"the line is not JSON: {error}") from None
     if record.text is None:
         raise _bad_line(path, number, source, "the line has neither `text` nor `messages`")
-    return Document(record.text, size)
+    return Document(record.text, size, None, raw)
 
 
 def _from_plain(source: str, path: Path) -> Iterator[Document]:

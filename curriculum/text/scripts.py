@@ -32,6 +32,10 @@ _NO_SCRIPT = frozenset(
 _BEYOND_LATIN = re.compile(
     "[^\x00-\u02af\u0300-\u036f\u1e00-\u1eff\u2000-\u206f\u20a0-\u20cf\u2190-\u2bff\ufb00-\ufb06\ufe00-\ufe0f\ufffd\U0001f000-\U0001faff]"
 )
+# First bytes in UTF-8 of characters that are letters of these scripts, but for a few marks: counted in no time.
+_FAR_LEADS = bytes((*range(0xD0, 0xD4), *range(0xE4, 0xEE)))
+_FAR_SCRIPTS = frozenset({"Cyrillic", "Han", "Hangul"})
+_PLAINLY = 1.5  # times the share: a text that is far beyond it is not counted out
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _NO_LETTERS = bytes(code for code in range(256) if not (code < 128 and chr(code).isalpha()))
 
@@ -97,6 +101,11 @@ def drifts(text: str, scripts: Collection[str], share: float) -> bool:
     """
     if share >= 1 or ("Latin" in scripts and (text.isascii() or not _BEYOND_LATIN.search(text))):
         return False
+    if _FAR_SCRIPTS.isdisjoint(scripts):
+        data = text.encode(errors="replace")
+        far = len(data) - len(data.translate(None, _FAR_LEADS))
+        if far > _PLAINLY * share * len(text):  # letters are at most as many as characters
+            return True
     total, foreign = letters(text, scripts)
     if foreign == 0:
         return False
