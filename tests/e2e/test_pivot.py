@@ -37,7 +37,7 @@ def firehose(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def wait_for(condition: Any, seconds: float = 120.0) -> None:
+def wait_for(condition: Any, seconds: float = 600.0) -> None:
     """Wait for something that a process of its own does."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -44,13 +44,15 @@ def running(config: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait(lambda: (run.read_live() or {}).get("step", 0) >= 10, process)
-    yield process, run
-    process.kill()
-    process.communicate()
+    try:
+        wait(lambda: (run.read_live() or {}).get("step", 0) >= 10, process)
+        yield process, run
+    finally:
+        process.kill()
+        process.communicate()
 
 
-def wait(condition: Any, process: subprocess.Popen[str], limit: float = 60.0) -> None:
+def wait(condition: Any, process: subprocess.Popen[str], limit: float = 300.0) -> None:
     """Poll until a condition holds; fail where the process ends first or the limit passes."""
     deadline = time.monotonic() + limit
     while not condition():
