@@ -253,7 +253,7 @@ def mount(command: str | None = None) -> None:
         return
     from curriculum import config_cli, data_cli, gate_cli, simulate_cli
     from state.polish import cli as polish_cli
-    from trainer import inspect_cli
+    from trainer import doctor_cli, inspect_cli
 
     app.add_typer(data_cli.app, name="data", help="Build and list token files.")
     app.add_typer(config_cli.app, name="config", help="Check a config, print its schema.")
@@ -261,6 +261,7 @@ def mount(command: str | None = None) -> None:
     app.add_typer(simulate_cli.app)
     app.add_typer(inspect_cli.app)
     app.add_typer(polish_cli.polish_app, name="polish")
+    app.add_typer(doctor_cli.app)
 
 
 def main() -> None:

@@ -83,16 +83,16 @@ def test_penalties_reach_the_bandit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_every_runner_samples_through_the_gate() -> None:
     """I04: one loop, built in one place, and no sampling that trains beside it."""
     calls: dict[str, list[str]] = {"Loop": [], "generate": [], "observe": []}
-    for path in sorted((ROOT / "trainer").glob("*.py")):
+    for path in sorted((ROOT / "trainer").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
                 if name in calls:
                     calls[name].append(path.name)
-    assert set(calls["Loop"]) == {"runner.py"}
+    assert set(calls["Loop"]) == {"runner.py", "rehearsal.py"}  # the doctor rehearses the whole launch
     assert calls["observe"] == ["loop.py"]
-    # The loop's own draw; its making in launch; and `firehose sample`, which trains nothing.
-    assert calls["generate"] == ["launch.py", "loop.py", "runner.py"]
+    # Two of the loop's, its draw and that draw's making in launch; two that train nothing, `firehose sample` and the doctor.
+    assert sorted(calls["generate"]) == ["launch.py", "loop.py", "rehearsal.py", "runner.py"]
 
 
 def test_a_loop_without_a_gate_cannot_be_built() -> None:

@@ -1,0 +1,260 @@
+"""A short run of the real thing in a folder of its own: what it wrote, and what its parts made of the config.
+
+Nothing here builds a loop of its own: launch, loop, feed, gate and checkpoints are the run's.
+"""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from curriculum.config import Config
+from curriculum.gate.rule import Gate
+from state import checkpoints
+from state.lock import RunLock
+from state.rows import read_rows
+from state.run_dir import RunDir
+from trainer.doctor import harness, model
+from trainer.doctor.checks import Check, verdict
+from trainer.launch import launch
+from trainer.loop import Loop
+from trainer.model import Decoder
+from trainer.parts import Parts
+from trainer.signals import Flags
+
+STEPS, BOUNDARY = 8, 4
+
+
+class Silent:
+    """A display that shows nothing."""
+
+    def note(self, message: str) -> None:
+        """Say nothing."""
+
+    def progress(self, p: object, *, milestone: bool) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass(slots=True)
+class Rehearsed:
+    """What a rehearsal left: its parts, the windows of step 1 with their arms, the weights before, the rows it wrote."""
+
+    parts: Parts
+    first: list[tuple[Any, Tensor]]
+    start: Decoder
+    losses: list[Any]
+    pulls: list[Any]
+    samples: list[Any]
+    checkpoint: str | None
+
+
+def short(config: Config, **changes: Any) -> Config:
+    """The config, eight steps long, with changes to its `[train]`."""
+    train = msgspec.structs.replace(
+        config.train,
+        steps=max(STEPS, config.train.feedback_delay + 1),
+        boundary_every=BOUNDARY,
+        sample_every=BOUNDARY,
+        checkpoint_every=STEPS,
+        heldout_every=STEPS,
+        init_from=None,
+        **changes,
+    )
+    return msgspec.structs.replace(config, train=train)
+
+
+@contextmanager
+def rehearse(config: Config, *, until: int = STEPS) -> Iterator[Rehearsed]:
+    """Run the config's first steps in a temporary folder, which is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="firehose-doctor-") as folder:
+        run = RunDir(Path(folder) / "rehearsal")
+        run.root.mkdir()
+        with RunLock(run.lock):
+            parts = launch(
+                config, run, flags=Flags(), clear_halt=False, say=lambda _: None, runs_dir=Path(folder)
+            )
+            start = Decoder(parts.model.shape)
+            start.load_state_dict({name: weight.cpu() for name, weight in parts.model.state_dict().items()})
+            loop = Loop(parts, Silent())
+            first: list[tuple[Any, Tensor]] = []
+            feed: Any = parts.feed
+            take = feed.take
+
+            def watched(step: int) -> Tensor:
+                pulls: Tensor = take(step)
+                if step == 1:
+                    first.extend(zip(loop.tickets[step], pulls.cpu().clone(), strict=True))
+                return pulls
+
+            feed.take = watched
+            loop.run(until)
+        newest = checkpoints.complete(run.checkpoints)
+        if newest:
+            checkpoints.sound(newest[-1].path)
+        yield Rehearsed(
+            parts,
+            first,
+            start,
+            list(read_rows(run.loss)),
+            list(read_rows(run.pulls)),
+            list(read_rows(run.samples)),
+            newest[-1].path.name if newest else None,
+        )
+        shutil.rmtree(run.root, ignore_errors=True)
+
+
+def checks(config: Config, done: Rehearsed) -> list[Check]:
+    """What the rehearsal shows: the gate sees every sample, the feed hands over the file's text, the loss is of the next
+    token, sampling is the model that was trained, every weight moves, a checkpoint comes back."""
+    ticket, fed = done.first[0]
+    name = next(name for name, arm_id in done.parts.arm_ids.items() if arm_id == ticket.arm)
+    measured = done.pulls[0]["pulls"][0][1]
+    before = dict(done.start.named_parameters())
+    return [
+        gate(config, done),
+        harness.windows(config, done.parts.corpus, fed, name, ticket.arm, ticket.window),
+        model.labels(done.start, fed, math.inf if measured is None else measured),
+        parity(config, done.parts),
+        model.reached(before, done.parts.model.cpu()),
+        verdict(
+            "checkpoint",
+            done.checkpoint is not None,
+            f"{done.checkpoint} reads back",
+            f"step_{STEPS}",
+            "no checkpoint was written where one was due",
+        ),
+    ]
+
+
+def gate(config: Config, done: Rehearsed) -> Check:
+    """Every sample that was due was drawn, scored and judged by the rules of the config (I04)."""
+    due = len(done.losses) // BOUNDARY
+    judged = [row for row in done.samples if isinstance(row.get("score"), float) and row.get("verdict")]
+    asked = Gate.of(config.gate)
+    own: Any = done.parts.gate
+    same = all(getattr(own, key, None) == getattr(asked, key) for key in ("threshold", "rules", "audit_halt"))
+    if not isinstance(own, Gate) or len(judged) != due:
+        value, why = (
+            f"{len(judged)} of {due} samples judged",
+            "samples are drawn that the gate never sees, or none are drawn",
+        )
+    elif not same:
+        value, why = "judges by other numbers", "the gate does not judge by the numbers of [gate]"
+    else:
+        value, why = f"{len(judged)} of {due} samples judged", ""
+    return verdict("gate attached", not why, value, "every sample, by the numbers of [gate]", why)
+
+
+def parity(config: Config, parts: Parts) -> Check:
+    """Sampling's probabilities are those of training's forward pass over the same text."""
+    prompt = config.gate.prompts[0]
+    drawn = parts.generate(prompt, 1)
+    from curriculum.text import tokenizer as tokenizers
+
+    tokenizer = tokenizers.load(parts.corpus.tokenizer)
+    ids = [*tokenizer.prompt(prompt), *drawn.ids][-parts.model.shape.block_size :]
+    asked = len(ids) - len(drawn.ids)
+    with torch.no_grad():
+        device = parts.model.embedding.weight.device
+        logits = parts.model(torch.tensor([ids], device=device))[0, asked - 1 : -1].double()
+    log_p = torch.log_softmax(logits, dim=-1).cpu()
+    loss = -float(log_p.gather(1, torch.tensor(drawn.ids)[:, None]).mean()) if drawn.ids else 0.0
+    near = abs(loss - drawn.loss) <= 2e-2 * max(1.0, abs(loss))
+    return verdict(
+        "sampling as in training",
+        near,
+        drawn.loss,
+        f"{loss:.4g}, the forward pass's loss of the same text",
+        "the cache, the positions or the weights of sampling are not those of training",
+    )
+
+
+# Another value of a key, and what of a run it must change: its weights, or what is written of its samples.
+READ: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "train.lr": (lambda lr: 2 * lr, "weights"),
+    "train.min_lr": (lambda lr: lr / 3, "weights"),
+    "train.warmup_steps": (lambda _: 3, "weights"),
+    "train.weight_decay": (lambda decay: decay + 0.7, "weights"),
+    "train.beta1": (lambda beta: beta / 2, "weights"),
+    "train.beta2": (lambda beta: beta / 2, "weights"),
+    "train.grad_clip": (lambda clip: clip / 1000, "weights"),
+    "gate.threshold": (lambda threshold: 100.0 if threshold < 50 else 0.0, "samples"),
+    "gate.temperature": (lambda temperature: 2 * temperature, "samples"),
+    "gate.max_new_tokens": (lambda tokens: tokens // 2, "samples"),
+    "gate.target": (lambda target: 100.0 if target < 100 else 1.0, "samples"),
+}
+
+
+def values_read(config: Config) -> Check:
+    """Another value of a key makes another run: eight steps of a small model, once as configured and once for every key (I18)."""
+    small = msgspec.structs.replace(
+        config.model, width=32, heads=2, layers=1, block_size=min(64, config.model.block_size)
+    )
+    base = short(
+        msgspec.structs.replace(config, model=small), warmup_steps=0, micro_batch=2, device="cpu", threads=1
+    )
+    base = msgspec.structs.replace(
+        base, gate=msgspec.structs.replace(base.gate, max_new_tokens=min(24, base.gate.max_new_tokens))
+    )
+    seen = _traces(base)
+    ignored = []
+    for key, (other, what) in READ.items():
+        section, name = key.split(".")
+        part = getattr(base, section)
+        changed = msgspec.structs.replace(part, **{name: other(getattr(part, name))})
+        if _traces(msgspec.structs.replace(base, **{section: changed}))[what] == seen[what]:
+            ignored.append(key)
+    return verdict(
+        "values read",
+        not ignored,
+        f"no difference by {', '.join(ignored)}" if ignored else f"{len(READ)} keys make a difference",
+        "every key makes a difference",
+        "the value in the config is not the one that is used: something is hard-coded",
+    )
+
+
+def _traces(config: Config) -> dict[str, Any]:
+    with rehearse(config) as done:
+        return {
+            "weights": [weight.detach().cpu().numpy().tobytes() for weight in done.parts.model.parameters()],
+            "samples": done.samples,
+        }
+
+
+def overfit(start: Decoder, windows: Tensor, *, steps: int = 30) -> Check:
+    """A model can learn two windows by heart: loss falls by more than a third in thirty steps of the run's own optimizer."""
+    from trainer import optim
+
+    learner = Decoder(start.shape)
+    learner.load_state_dict(start.state_dict())
+    device = torch.device("cpu")
+    optimizer = optim.build(learner, weight_decay=0.0, betas=(0.9, 0.95), device=device)
+    for group in optimizer.param_groups:
+        group["lr"] = 3e-3
+    text = windows[:2, : min(129, windows.shape[1])]
+    losses = []
+    for _ in range(steps):
+        loss = learner.loss(text)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    fall = losses[-1] / losses[0]
+    return verdict(
+        "one batch by heart",
+        fall < 2 / 3,
+        f"{losses[0]:.2f} to {losses[-1]:.2f}",
+        f"under {2 / 3 * losses[0]:.2f} after {steps} steps",
+        "the model cannot learn even two windows: gradients do not reach its weights, or the optimizer does not move them",
+    )
