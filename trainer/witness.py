@@ -15,6 +15,7 @@ class Witness(Record):
         self.run, self.name, self.config_sha256 = run, run.name, config_sha256
         self.standing = {key: start.payload[key] for key in ("pruned", "data")} | {"platform": start.platform}
         self.checkpoint_step = None
+        self.alarm = None
         self.desk = NoDesk(run)
 
     def step(self, *told: Any) -> None:

@@ -136,8 +136,9 @@ class Reference:
 def load(folder: Path, manifest: Manifest) -> Reference | None:
     """A data folder's file; None where an earlier version built the folder, without one.
 
-    Its size and header are checked, and those of the token files it points into. Raises FirehoseError(DAMAGED), also
-    where the manifest names a file that is missing.
+    Its size and header are checked, and those of the token files it points into: in one that is gone or damaged, as that
+    of a source that was put aside, no copy is found. Raises FirehoseError(DAMAGED), also where the manifest names a file
+    of audits that is missing.
     """
     if manifest.audits is None:
         return None
@@ -166,12 +167,21 @@ def load(folder: Path, manifest: Manifest) -> Reference | None:
             else np.empty(0, dtype)
             for name, (dtype, at, count) in header["arrays"].items()
         }
-        files = {name: Btok.open(folder / file).tokens for name, file in header["files"]}
+        counts = {entry.train.file: entry.train.tokens for entry in manifest.sources.values()}
+        files = {name: _tokens(folder / file, counts[file]) for name, file in header["files"]}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise FirehoseError(
             Exit.DAMAGED, f"{NAME} cannot be used: {error}", path=path, next=REBUILD
         ) from error
     return Reference(path, header, Bigrams(arrays, header["words"]), Copies(arrays, header["window"], files))
+
+
+def _tokens(path: Path, count: int) -> NDArray[np.integer[Any]]:
+    """The tokens of a file; as many that equal none where it cannot be read, so that the others keep their places."""
+    try:
+        return Btok.open(path).tokens
+    except FirehoseError:  # whether a run can do without this source is not for audits to say
+        return np.broadcast_to(np.int64(-1), (count,))
 
 
 def _aligned(size: int) -> int:

@@ -13,6 +13,7 @@ from tests.fixtures import tiny
 from tests.fixtures.runs import go, the_run
 from tests.trainer.tape import Tape
 from trainer import cuda, optim
+from trainer import model as models
 from trainer.align import Alignment
 from trainer.graph import WARM_UP, CudaRecorder, Replay, Work, static
 from trainer.model import Decoder, Shape
@@ -22,6 +23,12 @@ from trainer.step import TrainStep
 SHAPE = Shape(vocab_size=64, block_size=16, width=32, heads=4, layers=2)
 CPU = torch.device("cpu")
 STEPS = 9
+
+
+@pytest.fixture(autouse=True)
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's plain operations, and no threads' twins: what is recorded on CUDA."""
+    monkeypatch.setattr(models, "by_hand", lambda x: False)
 
 
 class Text:
