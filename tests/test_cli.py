@@ -31,6 +31,7 @@ NAMES = [
     "gate",
     "simulate",
     "inspect",
+    "doctor",
     "state",
     "polish",
 ]

@@ -27,7 +27,7 @@ from tests.state.test_pivot import Cut, stop_at
 
 ROOT = Path(__file__).parents[2]
 NAME = "andrea-120m"
-LAST = 160  # steps of the run that is polished as it runs
+LAST = 500  # steps of the run that is polished as it runs: more than it trains while two commands are typed
 ROWS = ("loss", "pulls", "samples", "heldout")
 
 

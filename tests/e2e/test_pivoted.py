@@ -86,11 +86,13 @@ def dying_in_commit(step: int, cut: int) -> Iterator[None]:
             raise Power
         sync(descriptor)
 
-    def committing(self: Loop, **how: Any) -> None:
+    def committing(self: Loop, **how: Any) -> Exit | None:
         with pytest.MonkeyPatch.context() as inner:
             if self.at.step == step:
                 inner.setattr(os, "fsync", dying)
-            commit(self, **how)
+            ended = commit(self, **how)
+            self.parts.record.join()  # its thread meets the power cut
+        return ended
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Power):
         patch.setattr(Loop, "commit", committing)
