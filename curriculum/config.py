@@ -59,6 +59,10 @@ NOT_TRAINING = frozenset(
     }
 )
 
+# Keys that came later, with the value that leaves a run as it was without them: at that value they are no part of its
+# identity, so that a run from before goes on.
+NEUTRAL: dict[str, Any] = {"train.funnel_steps": 0, "train.funnel_start": 200}
+
 # Rewards that mean nothing without a goal.
 NEED_A_GOAL = config_rules.NEED_A_GOAL
 
@@ -194,6 +198,20 @@ class Train(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
     beta1: Annotated[float, _doc("AdamW's decay of the first moment.", ge=0, lt=1)] = 0.9
     beta2: Annotated[float, _doc("AdamW's decay of the second moment.", ge=0, lt=1)] = 0.95
     grad_clip: Annotated[float, _doc("Largest global L2 norm of the gradient.", gt=0)] = 1.0
+    funnel_steps: Annotated[
+        int,
+        _doc(
+            "Steps over which the softmax of the training loss widens from `funnel_start` tokens to all; 0: all from step 1.",
+            ge=0,
+        ),
+    ] = 0
+    funnel_start: Annotated[
+        int,
+        _doc(
+            "Tokens of the training softmax at step 1, the most frequent ones, beside each position's own target; used with `funnel_steps`.",
+            ge=1,
+        ),
+    ] = 200
     init_from: Annotated[
         Text | None,
         _doc("Run or checkpoint whose weights start this run.", default="none: from scratch"),
@@ -541,7 +559,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _training(plain: dict[str, Any]) -> dict[str, Any]:
     """Dotted key -> value, without the keys that change no training."""
-    return {key: value for key, pattern, value in _leaves(plain) if pattern not in NOT_TRAINING}
+    absent = object()
+    return {
+        key: value
+        for key, pattern, value in _leaves(plain)
+        if pattern not in NOT_TRAINING and NEUTRAL.get(key, absent) != value
+    }
 
 
 def _leaves(plain: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:

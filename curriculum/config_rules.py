@@ -113,6 +113,20 @@ class _Rules:
                 f"curriculum.memory {memory} is under the {train.grad_accum} pulls of one step (train.grad_accum)",
                 next="raise memory, or leave it out",
             )
+        if train.funnel_steps >= train.steps:
+            self.refuse(
+                ("train", "funnel_steps"),
+                f"train.funnel_steps {train.funnel_steps} never ends: the run has {train.steps} steps, and none of them "
+                "would train on the whole vocabulary",
+                next="lower funnel_steps; a tenth of the steps is plenty",
+            )
+        if train.funnel_steps and train.funnel_start > self.config.data.vocab_size:
+            self.refuse(
+                ("train", "funnel_start"),
+                f"train.funnel_start {train.funnel_start} is over data.vocab_size {self.config.data.vocab_size}: "
+                "a funnel widens",
+                next=f"set it to {self.config.data.vocab_size} at most, or funnel_steps to 0",
+            )
         if train.min_lr > train.lr:
             self.refuse(
                 ("train", "min_lr"),
@@ -243,6 +257,10 @@ def warnings(config: "Config") -> list[str]:
         found.append(f"train.warmup_steps {train.warmup_steps} never ends: the run has {train.steps} steps")
     if train.init_from is None and train.weight_decay == 0:
         found.append("I03: train.weight_decay is 0 on a from-scratch run; unset, it is 0.01")
+    if train.init_from is not None and train.funnel_steps:
+        found.append(
+            "I16: train.funnel_steps is set with init_from, whose weights know the whole vocabulary already"
+        )
     if curriculum.curriculum_warmup_steps >= train.steps:
         found.append(
             f"curriculum_warmup_steps {curriculum.curriculum_warmup_steps} never ends: the run has {train.steps} steps"

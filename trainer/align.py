@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.goal import GoalText
-from trainer.loss import cross_entropy
+from trainer.loss import Candidates, cross_entropy
 from trainer.model import Decoder
 from trainer.parallel import Whole
 
@@ -53,9 +53,10 @@ class Alignment:
         self.known = False
         self.summed: Tensor | None = None
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, among: Candidates | None = None) -> None:
         """At the head of a step, before its first pull: probe at steps 1, 1 + every, ..., and where nothing is known.
 
+        among: the candidates of a funnel, if the step's pulls have them: gradients of one loss are compared.
         A probe that is not finite changes nothing.
         """
         self.summed = None
@@ -72,7 +73,7 @@ class Alignment:
             with torch.no_grad(), self.autocast:
                 hidden = self.model.hidden(windows[:, :-1])
             with self.autocast:
-                loss = cross_entropy(hidden, head, windows[:, 1:])
+                loss = cross_entropy(hidden, head, windows[:, 1:], among)
             found = torch.autograd.grad(weight * loss, head)[0]
             self.shared.world.mean_(found)
             gradient += self.shared.own(found) / (torch.linalg.vector_norm(found) * len(batches))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.loss import Candidates
 from trainer.model import Decoder
 
 # Gradients of all threads together, in numbers: a GiB.
@@ -32,7 +33,7 @@ def size(threads: int, rows: int, time: int, parameters: int) -> int:
     return min(range(1, most + 1), key=lambda crew: (-(-rows // crew), crew))
 
 
-def loss_of(model: Decoder) -> Callable[[Tensor], Tensor]:
+def loss_of(model: Decoder) -> Callable[..., Tensor]:
     """What gives the loss of windows [rows, time + 1]: the model, or a crew where a CPU has threads to share them."""
     sharded = any(
         hasattr(parameter, "to_local") for parameter in model.parameters()
@@ -51,8 +52,8 @@ class Crew:
         self.twins: list[Decoder] = []
         self.count, self.many = model.parameter_count(), 0
 
-    def loss(self, windows: Tensor) -> Tensor:
-        """Mean cross-entropy in nats a token of windows [rows, time + 1]."""
+    def loss(self, windows: Tensor, among: Candidates | None = None) -> Tensor:
+        """Mean cross-entropy in nats a token of windows [rows, time + 1]; among: as of the model's own."""
         rows, time = len(windows), windows.shape[1] - 1
         many = size(self.threads, rows, time, self.count)
         if many != self.many:
@@ -61,10 +62,10 @@ class Crew:
             torch.set_num_threads(1 if little else self.threads // many)  # of the pool's threads as well
             self.many, self.pool = many, ThreadPoolExecutor(many, thread_name_prefix="crew")
         if many == 1:
-            return self.model.loss(windows)
+            return self.model.loss(windows, among)
         while len(self.twins) < many:
             self.twins.append(self.twin())
-        return share(windows, self, many, *self.parameters)
+        return share(windows, among, self, many, *self.parameters)
 
     def twin(self) -> Decoder:
         """The model again: the same weights in memory, gradients of its own."""
@@ -78,17 +79,17 @@ class Crew:
             twin.head.weight = twin.embedding.weight
         return twin
 
-    def work(self, windows: Tensor, many: int) -> tuple[Tensor, list[Tensor]]:
+    def work(self, windows: Tensor, among: Candidates | None, many: int) -> tuple[Tensor, list[Tensor]]:
         """Loss and gradients: the crew's, added up in its order, each with the weight of its rows."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         bounds = [len(windows) * index // many for index in range(many + 1)]
         parts = [windows[low:high] for low, high in itertools.pairwise(bounds)]
         shares = [len(part) / len(windows) for part in parts]
         others = [
-            self.pool.submit(member, twin, part, weight, dtype)
+            self.pool.submit(member, twin, part, among, weight, dtype)
             for twin, part, weight in list(zip(self.twins, parts, shares, strict=False))[1:]
         ]
-        loss, gradients = member(self.twins[0], parts[0], shares[0], dtype)
+        loss, gradients = member(self.twins[0], parts[0], among, shares[0], dtype)
         for other in others:
             more, added = other.result()
             loss = loss + more
@@ -97,12 +98,12 @@ class Crew:
 
 
 def member(
-    twin: Decoder, windows: Tensor, weight: float, dtype: torch.dtype | None
+    twin: Decoder, windows: Tensor, among: Candidates | None, weight: float, dtype: torch.dtype | None
 ) -> tuple[Tensor, list[Tensor]]:
     """One thread's part of the mean, and its gradients."""
     with torch.enable_grad():
         with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-            loss = twin.loss(windows) * weight
+            loss = twin.loss(windows, among) * weight
         return loss.detach(), list(torch.autograd.grad(loss, list(twin.parameters())))
 
 
@@ -110,14 +111,16 @@ class Share(torch.autograd.Function):
     """Forward finds the gradients already; backward hands them over."""
 
     @staticmethod
-    def forward(ctx: Any, windows: Tensor, crew: Crew, many: int, *parameters: Tensor) -> Tensor:
-        loss, ctx.gradients = crew.work(windows, many)
+    def forward(
+        ctx: Any, windows: Tensor, among: Candidates | None, crew: Crew, many: int, *parameters: Tensor
+    ) -> Tensor:
+        loss, ctx.gradients = crew.work(windows, among, many)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         torch._foreach_mul_(ctx.gradients, gradients[0])
-        return None, None, None, *ctx.gradients
+        return None, None, None, None, *ctx.gradients
 
 
 share: Callable[..., Tensor] = Share.apply

@@ -25,10 +25,11 @@ from state.checkpoints import MODEL, OPTIMIZER, Checkpoint, Keep
 from state.rows import Mark, RowFile
 from state.run_dir import RunDir
 from state.store import StateStore
-from trainer import checkpoint, cuda, identity, machine, optim, parallel, sampling, weights
+from trainer import checkpoint, cuda, funnel, identity, machine, optim, parallel, sampling, weights
 from trainer.align import Alignment
 from trainer.feed import Feed
 from trainer.forensics import Examiner
+from trainer.funnel import Funnel
 from trainer.goal import GoalLoss, GoalText
 from trainer.model import Decoder
 from trainer.parallel import Kind, Whole
@@ -62,6 +63,7 @@ class Built:
     forward: Loss
     align: Alignment | None
     goal_loss: GoalLoss | None
+    funnel: Funnel | None
     device: torch.device
     autocast: AbstractContextManager[None]
 
@@ -135,6 +137,9 @@ def build(
     align, goal_loss = signals(config, corpus, start.goal, shared, device, autocast)
     if align is not None and start.recalls and stored is not None:
         align.load(checkpoint.tensors(stored, OPTIMIZER))
+    narrowed = funnel.of_run(config, corpus, device)
+    if narrowed is not None:
+        say(funnel.words(narrowed, start.step))
     gate = start.gate(config)
     audits, notes = open_audits(corpus, config.gate.audit_halt)
     for note in notes:
@@ -153,6 +158,7 @@ def build(
         forward,
         align,
         goal_loss,
+        narrowed,
         device,
         autocast,
     )
@@ -260,6 +266,7 @@ def assemble(
         goal_loss=built.goal_loss,
         shared=shared,
         forward=built.forward,
+        funnel=built.funnel,
     )
     cuda.record(train_step, train, device, alone=world.size == 1, say=say)
     return Parts(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bandit.hashing import Purpose, mix64
 from trainer import passes
-from trainer.loss import cross_entropy
+from trainer.loss import Candidates, cross_entropy
 
 INIT_STD = 0.02
 EPS = 1e-5
@@ -160,9 +160,12 @@ class Decoder(nn.Module):
             x = block(x, cos, sin)
         return self.norm(x)  # type: ignore[no-any-return]
 
-    def loss(self, windows: Tensor) -> Tensor:
-        """Mean cross-entropy in nats a token over windows [batch, time + 1]: each token predicts the next."""
-        return cross_entropy(self.hidden(windows[:, :-1]), self.head.weight, windows[:, 1:])
+    def loss(self, windows: Tensor, among: Candidates | None = None) -> Tensor:
+        """Mean cross-entropy in nats a token over windows [batch, time + 1]: each token predicts the next.
+
+        among: the candidates of a funnel, where the softmax is not over all tokens.
+        """
+        return cross_entropy(self.hidden(windows[:, :-1]), self.head.weight, windows[:, 1:], among)
 
     def parameter_count(self) -> int:
         """Number of trained scalars; a tied head counts once."""

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from trainer import crew
 from trainer.align import Alignment
+from trainer.funnel import Funnel
 from trainer.goal import GoalLoss
+from trainer.loss import Candidates
 from trainer.model import Decoder
 from trainer.parallel import Whole
 from trainer.ring import Ring
@@ -26,6 +28,7 @@ class TrainStep:
 
     forward: what gives the loss of windows [micro_batch, block_size + 1]: the model's own `loss`, or the same compiled,
     wrapped, or shared among threads. runner: what carries out `update` on the pulls of a step: `update` itself, or a replay of it.
+    funnel: while it is open steps are neither compiled nor replayed, since each has more candidates than the one before.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class TrainStep:
         goal_loss: GoalLoss | None = None,
         shared: Whole | None = None,
         forward: Loss | None = None,
+        funnel: Funnel | None = None,
     ) -> None:
         self.model, self.optimizer, self.ring = model, optimizer, ring
         self.grad_clip, self.autocast = grad_clip, autocast
@@ -49,6 +53,8 @@ class TrainStep:
         self.row = torch.zeros_like(ring.rows[0])
         self.forward: Loss = forward or crew.loss_of(model)
         self.runner: Update = self.update
+        self.funnel, self.among = funnel, None if funnel is None else funnel.at(1)
+        self.narrow: Callable[[Tensor, Candidates], Tensor] = crew.loss_of(model)
 
     def run(self, step: int, pulls: Tensor, lr: float) -> None:
         """Train on pulls [grad_accum, micro_batch, block_size + 1]; losses, norm and skip flag go to the ring.
@@ -58,8 +64,9 @@ class TrainStep:
         """
         slot = self.ring.row(step)
         self.row.copy_(slot)
+        self.among = None if self.funnel is None else self.funnel.at(step)
         if self.align is not None:
-            self.align.begin(step)
+            self.align.begin(step, self.among)
         if self.goal_loss is not None:
             self.goal_loss.measure(step, into=self.row[2 * len(pulls)])
         for group in self.optimizer.param_groups:
@@ -67,7 +74,10 @@ class TrainStep:
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
-        self.runner(pulls)
+        if self.among is None:
+            self.runner(pulls)
+        else:
+            self.update(pulls)
         slot.copy_(self.row)
         self.ring.publish(step)
 
@@ -80,7 +90,7 @@ class TrainStep:
         row, count = self.row, len(pulls)
         for micro, windows in enumerate(pulls):
             with self.autocast:
-                loss = self.forward(windows)
+                loss = self.forward(windows) if self.among is None else self.narrow(windows, self.among)
             self.shared.backward(loss / count, last=micro == count - 1)
             row[micro] = loss.detach()
             if self.align is not None:

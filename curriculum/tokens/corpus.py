@@ -1,5 +1,6 @@
 """From a data folder to batches: the sources of a manifest, checked against their files and read window by window."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,19 @@ class Corpus:
         windows = self._windows[name]
         index = self._ahead.take(arm_id, len(windows), first_window, len(out))
         out[:] = windows[index].view(self.dtype).reshape(out.shape)
+
+    def token_counts(self, names: Sequence[str], most: int) -> NDArray[np.int64]:
+        """How often each token occurs in training windows of these sources, evenly spaced, about as many of each.
+
+        most: tokens that are read at most. Returns int64 [vocab_size], the same at every call.
+        """
+        counts = np.zeros(self.vocab_size, dtype=np.int64)
+        each = max(1, most // (self.block_size * max(1, len(names))))
+        for name in names:
+            windows = self._btok(name).windows(self.block_size)
+            picked = np.ascontiguousarray(windows[:: max(1, -(-len(windows) // each))])
+            counts += np.bincount(picked.view(self.dtype), minlength=self.vocab_size)
+        return counts
 
     def heldout(self, name: str, count: int) -> NDArray[np.int64]:
         """Up to `count` windows of what is reported of a source's held-out file, evenly spaced, the same at every call.

@@ -120,10 +120,14 @@ def checks(config: Config, done: Rehearsed) -> list[Check]:
     ticket, fed = done.first[0]
     name = next(name for name, arm_id in done.parts.arm_ids.items() if arm_id == ticket.arm)
     measured = done.pulls[0]["pulls"][0][1]
+    opened: list[Check] = []
+    if done.parts.train_step.funnel is not None:
+        opened, measured = funnel(done)
     before = dict(done.start.named_parameters())
     return [
         gate(config, done),
         harness.windows(config, done.parts.corpus, fed, name, ticket.arm, ticket.window),
+        *opened,
         model.labels(done.start, fed, math.inf if measured is None else measured),
         parity(config, done.parts),
         model.reached(before, done.parts.model.cpu()),
@@ -154,6 +158,39 @@ def gate(config: Config, done: Rehearsed) -> Check:
     else:
         value, why = f"{len(judged)} of {due} samples judged", ""
     return verdict("gate attached", not why, value, "every sample, by the numbers of [gate]", why)
+
+
+def funnel(done: Rehearsed) -> tuple[list[Check], float]:
+    """The softmax of the real step widens, up to the plain loss (I16); and the loss of step 1's first pull, once it has.
+
+    Asked of the windows of step 1 and the weights before it, at learning rate 0, at the funnel's first step, in its middle
+    and behind its last.
+    """
+    step, trained = done.parts.train_step, done.parts.model
+    assert step.funnel is not None
+    after = {name: weight.detach().clone() for name, weight in trained.state_dict().items()}
+    trained.load_state_dict(done.start.state_dict())
+    pulls = torch.stack([windows for _, windows in done.first]).to(trained.cos.device)
+    sizes, losses = [], []
+    for at in (1, 1 + step.funnel.steps // 2, 1 + step.funnel.steps):
+        step.run(at, pulls, lr=0.0)
+        sizes.append(trained.shape.vocab_size if step.among is None else len(step.among.tokens))
+        losses.append(step.ring.read(at).losses)
+    trained.load_state_dict(after)
+    with torch.no_grad():
+        plain = [done.start.loss(windows).item() for windows in pulls.cpu()]
+    widens = sizes == sorted(sizes) and losses[0] <= losses[1] <= losses[2]
+    same = all(abs(a - b) <= 1e-2 * b for a, b in zip(losses[2], plain, strict=True))
+    whole = sizes[2] == trained.shape.vocab_size and same
+    why = "it never opens: most of training would tell only some tokens apart" if not whole else "it narrows"
+    found = verdict(
+        "funnel",
+        widens and whole,
+        f"{sizes[0]:,}, {sizes[1]:,}, {sizes[2]:,} tokens; loss {losses[0][0]:.2f} to {losses[2][0]:.2f}",
+        f"rising to {trained.shape.vocab_size:,} tokens and the plain loss, {plain[0]:.2f}",
+        f"the softmax of the training loss does not widen as it should: {why}",
+    )
+    return [found], losses[2][0]
 
 
 def parity(config: Config, parts: Parts) -> Check:
