@@ -61,7 +61,11 @@ NOT_TRAINING = frozenset(
 
 # Keys that came later, with the value that leaves a run as it was without them: at that value they are no part of its
 # identity, so that a run from before goes on.
-NEUTRAL: dict[str, Any] = {"train.funnel_steps": 0, "train.funnel_start": 200}
+NEUTRAL: dict[str, Any] = {
+    "train.funnel_steps": 0,
+    "train.funnel_start": 200,
+    "train.lr_scale": {"embedding": 1.0, "attention": 1.0, "mlp": 1.0, "norms": 1.0, "head": 1.0},
+}
 
 # Rewards that mean nothing without a goal.
 NEED_A_GOAL = config_rules.NEED_A_GOAL
@@ -172,6 +176,16 @@ class Model(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
                 msgspec.structs.force_setattr(self, key, value)
 
 
+class LrScale(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Multipliers of the learning rate by group of parameters."""
+
+    embedding: Annotated[float, _doc("Of the token embedding, and of the head where it is tied.", gt=0)] = 1.0
+    attention: Annotated[float, _doc("Of the matrices of attention.", gt=0)] = 1.0
+    mlp: Annotated[float, _doc("Of the matrices of the MLPs.", gt=0)] = 1.0
+    norms: Annotated[float, _doc("Of the norms' gains.", gt=0)] = 1.0
+    head: Annotated[float, _doc("Of an untied head.", gt=0)] = 1.0
+
+
 class Train(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Steps, batches, optimizer, cadence of what happens between steps."""
 
@@ -189,6 +203,14 @@ class Train(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
             ge=0,
         ),
     ] = 2000
+    lr_scale: Annotated[
+        LrScale,
+        _doc(
+            "Multipliers of the learning rate, and so of the decay that goes with it, by group of parameters: `embedding` "
+            "(with a tied head), `attention`, `mlp`, `norms`, `head` (untied).",
+            default="1.0 each",
+        ),
+    ] = LrScale()
     schedule: Annotated[Literal["cosine"], _doc("Shape of the learning rate from `lr` to `min_lr`.")] = (
         "cosine"
     )

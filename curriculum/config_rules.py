@@ -113,6 +113,12 @@ class _Rules:
                 f"curriculum.memory {memory} is under the {train.grad_accum} pulls of one step (train.grad_accum)",
                 next="raise memory, or leave it out",
             )
+        if self.config.model.tied and train.lr_scale.head != 1.0:
+            self.refuse(
+                ("train", "lr_scale"),
+                f"train.lr_scale.head {train.lr_scale.head} would not be read: the head is the embedding (model.tied)",
+                next="set lr_scale.embedding, or model.tied = false",
+            )
         if train.funnel_steps >= train.steps:
             self.refuse(
                 ("train", "funnel_steps"),

@@ -65,6 +65,7 @@ def status(run: RunDir, now: float) -> tuple[dict[str, Any], list[str]]:
             key: live.get(key)
             for key in ("step", "steps_total", "steps_per_s", "mfu", "eta_s", "loss", "loss_ema")
         },
+        "groups": live.get("groups") or [],
         "checkpoint_step": live.get("checkpoint_step") or _newest_checkpoint(run),
         "lineage": envelope.lineage if envelope else None,
         "serial": envelope.serial if envelope else None,

@@ -34,6 +34,7 @@ from trainer.goal import GoalLoss, GoalText
 from trainer.model import Decoder
 from trainer.parallel import Kind, Whole
 from trainer.parts import Parts
+from trainer.ratios import Ratios
 from trainer.record import ROW_FILES, Position, Record, alarm_of
 from trainer.ring import Ring
 from trainer.sampling import Drawn
@@ -290,6 +291,7 @@ def assemble(
         device=device,
         world=world,
         changed=start.moved,
+        ratios=Ratios(shared, built.optimizer, peak=train.lr),
         alarms=world.announce(passed.alarms(record.run) if world.first else None),
     )
 
@@ -314,7 +316,11 @@ def network(
         weights.load(model, checkpoint.tensors(stored, MODEL), stored.path)
     shared = parallel.share(model, world, kind, device)
     optimizer = optim.build(
-        model, weight_decay=train.weight_decay, betas=(train.beta1, train.beta2), device=device
+        model,
+        weight_decay=train.weight_decay,
+        betas=(train.beta1, train.beta2),
+        device=device,
+        scales=train.lr_scale,
     )
     if stored is not None and resumes:
         optim.load_state(optimizer, shared.named, checkpoint.tensors(stored, OPTIMIZER), shared.spread)

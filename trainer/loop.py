@@ -190,6 +190,8 @@ class Loop:
 
         self.arrive_all(step)
         self.compare(step)
+        if boundary:
+            self.weigh(step)
         if boundary and step % train.heldout_every == 0:
             with self.timers("held-out"):
                 self.parts.record.heldout(step, self.heldout_losses())
@@ -217,6 +219,14 @@ class Loop:
         with self.timers("step"):
             for uncommitted in range(max(1, step - self.delay + 1), step + 1):
                 self.arrive(uncommitted)
+
+    def weigh(self, step: int) -> None:
+        """See how far the step moved each group of parameters; what is newly out of range is said and told."""
+        with self.timers("monitor"):
+            for alarm in self.parts.ratios.measure(step, self.lr(step)):
+                self.display.note(f"ALARM {alarm}")
+                if self.world.first:
+                    self.parts.record.decided("update-ratio", step, alarm=alarm)
 
     def wanted(self, *, boundary: bool) -> str | None:
         """What is asked for now, None for nothing: the same on all ranks, rank 0 having read the request."""

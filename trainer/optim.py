@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from curriculum.config import LrScale
+
+EVEN = LrScale()
+
 
 def learning_rate(step: int, *, peak: float, floor: float, warmup_steps: int, steps: int) -> float:
     """Rate of a step counted from 1: cosine from `peak` to `floor` over `steps`, times a linear ramp.
@@ -20,16 +24,49 @@ def learning_rate(step: int, *, peak: float, floor: float, warmup_steps: int, st
     return cosine * min(1.0, (t + 1) / warmup_steps) if warmup_steps else cosine
 
 
+def group_of(name: str, parameter: Tensor) -> str:
+    """The group of `train.lr_scale` that a parameter of `Decoder` belongs to; a tied head has the embedding's name.
+
+    >>> group_of("blocks.0.attention.qkv.weight", torch.empty(2, 2)), group_of("blocks.0.mlp_norm.weight", torch.empty(2))
+    ('attention', 'norms')
+    """
+    if parameter.dim() < 2:
+        return "norms"
+    part = name.split(".")[0]
+    return part if part in ("embedding", "head") else "attention" if ".attention." in name else "mlp"
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group its part of a step's learning rate, on the device where it is there."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr * group["scale"])
+        else:
+            group["lr"] = lr * group["scale"]
+
+
 def build(
-    model: nn.Module, *, weight_decay: float, betas: tuple[float, float], device: torch.device
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    betas: tuple[float, float],
+    device: torch.device,
+    scales: LrScale = EVEN,
 ) -> torch.optim.AdamW:
-    """Fused AdamW (Loshchilov, Hutter 2019) in two groups: matrices decay, norms' gains do not."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    gains = [p for p in model.parameters() if p.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": gains, "weight_decay": 0.0},
-    ]
+    """Fused AdamW (Loshchilov, Hutter 2019): matrices decay, norms' gains do not.
+
+    scales: of the learning rate, by group of parameters. Those of one scale are one group of the optimizer's, two at
+    least; `scale` is in each.
+    """
+    by_scale: dict[float, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        by_scale.setdefault(getattr(scales, group_of(name, parameter)), []).append(parameter)
+    groups = []
+    for decay, wanted in ((weight_decay, True), (0.0, False)):
+        for scale, parameters in by_scale.items():
+            alike = [parameter for parameter in parameters if (parameter.dim() >= 2) == wanted]
+            if alike:
+                groups.append({"params": alike, "weight_decay": decay, "scale": scale})
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=device.type in ("cpu", "cuda"))
 
 

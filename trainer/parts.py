@@ -15,6 +15,7 @@ from curriculum.tokens.corpus import Corpus
 from trainer.feed import Feed
 from trainer.model import Decoder
 from trainer.parallel import Whole
+from trainer.ratios import Ratios
 from trainer.record import Position, Record
 from trainer.ring import Ring
 from trainer.sampling import Drawn
@@ -30,7 +31,7 @@ class Parts:
     """Everything a run is made of; `launch` builds it from a config, fresh or from a checkpoint.
 
     shared: the model as the processes of the run share it. record: who writes the run's files, on rank 0 alone.
-    changed: arms, bounds or lineage are not those of any checkpoint yet. alarms: of kept state files that
+    ratios: how far steps move each group of parameters. changed: arms, bounds or lineage are not those of any checkpoint yet. alarms: of kept state files that
     were passed over (`state.passed`), which `status` looks up by itself.
     """
 
@@ -54,4 +55,5 @@ class Parts:
     device: torch.device
     world: World
     changed: bool
+    ratios: Ratios
     alarms: list[str]

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from trainer import crew
+from trainer import crew, optim
 from trainer.align import Alignment
 from trainer.funnel import Funnel
 from trainer.goal import GoalLoss
@@ -69,11 +69,7 @@ class TrainStep:
             self.align.begin(step, self.among)
         if self.goal_loss is not None:
             self.goal_loss.measure(step, into=self.row[2 * len(pulls)])
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
+        optim.set_rate(self.optimizer, lr)
         if self.among is None:
             self.runner(pulls)
         else:

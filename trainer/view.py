@@ -61,7 +61,7 @@ def look(
 
 def alarms(parts: Parts) -> list[str]:
     """What a person should know: sources the config wants and the run goes on without, unless an operator took them out;
-    a newest checkpoint that is not sound as a model."""
+    a newest checkpoint that is not sound as a model; a group of parameters that steps move too little or too much."""
     found = [] if parts.record.alarm is None else [parts.record.alarm]
     return (
         found
@@ -73,6 +73,7 @@ def alarms(parts: Parts) -> list[str]:
             and never_picked(parts.config, name) is None
         ]
         + parts.judge.alarms()
+        + parts.ratios.alarms
     )
 
 
@@ -97,6 +98,7 @@ def live(parts: Parts, seen: Progress) -> dict[str, Any]:
         "loss_ema": seen.loss_ema,
         "lr": seen.lr,
         "norm": seen.norm,
+        "groups": [group.as_dict() for group in parts.ratios.found],
         "checkpoint_step": parts.record.checkpoint_step,
         "gate": {
             "last_score": sampled["score"] if sampled else None,

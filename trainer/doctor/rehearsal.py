@@ -226,6 +226,7 @@ READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "train.beta1": (lambda beta: beta / 2, "weights"),
     "train.beta2": (lambda beta: beta / 2, "weights"),
     "train.grad_clip": (lambda clip: clip / 1000, "weights"),
+    "train.lr_scale": (lambda scale: msgspec.structs.replace(scale, mlp=scale.mlp / 2), "weights"),
     "gate.threshold": (lambda threshold: 100.0 if threshold < 50 else 0.0, "samples"),
     "gate.temperature": (lambda temperature: 2 * temperature, "samples"),
     "gate.max_new_tokens": (lambda tokens: tokens // 2, "samples"),
@@ -277,8 +278,7 @@ def overfit(start: Decoder, windows: Tensor, *, steps: int = 30) -> Check:
     learner.load_state_dict(start.state_dict())
     device = torch.device("cpu")
     optimizer = optim.build(learner, weight_decay=0.0, betas=(0.9, 0.95), device=device)
-    for group in optimizer.param_groups:
-        group["lr"] = 3e-3
+    optim.set_rate(optimizer, 3e-3)
     text = windows[:2, : min(129, windows.shape[1])]
     losses = []
     for _ in range(steps):
