@@ -56,6 +56,11 @@ NOT_TRAINING = frozenset(
         "clean.list_share",
         "clean.prompt_signs",
         "clean.near_duplicates",
+        "budget.seconds_per_step",
+        "budget.watts",
+        "budget.price_per_kwh",
+        "budget.price_per_hour",
+        "budget.max_heldout_loss",
     }
 )
 
@@ -72,6 +77,8 @@ NEED_A_GOAL = config_rules.NEED_A_GOAL
 
 Count = Annotated[int, Meta(ge=1)]
 Amount = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
 Text = Annotated[str, Meta(min_length=1)]
 Audit = Literal["local_coherence", "longest_copy", "top_token_share", "script_share"]
 Texts = Annotated[tuple[Text, ...], Meta(min_length=1)]
@@ -394,6 +401,28 @@ class Gate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True
     min_new_tokens: Annotated[int, _doc("Fewest tokens before a sample may end.", ge=0)] = 16
 
 
+class Budget(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """What a run takes and costs, as projected at its start, and what it must have learnt at the end of its warm-up."""
+
+    seconds_per_step: Annotated[
+        Positive | None,
+        _doc("Pace the projection goes by until the run has its own.", default="the run's own"),
+    ] = None
+    watts: Annotated[NotNegative | None, _doc("Power of the machine, for kWh.", default="not told")] = None
+    price_per_kwh: Annotated[NotNegative | None, _doc("Price of a kWh.", default="not told")] = None
+    price_per_hour: Annotated[
+        NotNegative | None, _doc("Price of the machine's hour.", default="not told")
+    ] = None
+    max_heldout_loss: Annotated[
+        Positive | None,
+        _doc(
+            "Nats a token: at the end of the curriculum's warm-up the mean held-out loss must be at most this, and the last "
+            "sample not low, or the run halts (exit 20).",
+            default="not judged",
+        ),
+    ] = None
+
+
 if TYPE_CHECKING:
     SourceClean = Clean
 else:
@@ -446,6 +475,7 @@ class ConfigFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froze
     train: Train = Train()
     curriculum: Curriculum = Curriculum()
     gate: Gate = Gate()
+    budget: Budget = Budget()
     sources: dict[str, Source]
 
 

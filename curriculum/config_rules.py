@@ -113,6 +113,20 @@ class _Rules:
                 f"curriculum.memory {memory} is under the {train.grad_accum} pulls of one step (train.grad_accum)",
                 next="raise memory, or leave it out",
             )
+        budget, warm = self.config.budget, self.config.curriculum.curriculum_warmup_steps
+        if budget.max_heldout_loss is not None and not 0 < warm < train.steps:
+            self.refuse(
+                ("budget", "max_heldout_loss"),
+                "budget.max_heldout_loss would never be looked at: it is of the end of the curriculum's warm-up, and there "
+                "is none before the run's end",
+                next="set curriculum.curriculum_warmup_steps, or leave it out",
+            )
+        if budget.price_per_kwh is not None and budget.watts is None:
+            self.refuse(
+                ("budget", "price_per_kwh"),
+                "budget.price_per_kwh needs the power: budget.watts is not set",
+                next="set budget.watts",
+            )
         if self.config.model.tied and train.lr_scale.head != 1.0:
             self.refuse(
                 ("train", "lr_scale"),

@@ -43,6 +43,7 @@ def status(run: RunDir, now: float) -> tuple[dict[str, Any], list[str]]:
             "steps_per_s": None,
             "mfu": None,
             "eta_s": None,
+            "budget": None,
             **({"step": envelope.step} if envelope else {}),
         }
     gate = live.get("gate") or {}
@@ -65,6 +66,7 @@ def status(run: RunDir, now: float) -> tuple[dict[str, Any], list[str]]:
             key: live.get(key)
             for key in ("step", "steps_total", "steps_per_s", "mfu", "eta_s", "loss", "loss_ema")
         },
+        "budget": live.get("budget") or [],
         "groups": live.get("groups") or [],
         "checkpoint_step": live.get("checkpoint_step") or _newest_checkpoint(run),
         "lineage": envelope.lineage if envelope else None,
@@ -201,6 +203,7 @@ def screen(body: dict[str, Any], now: float) -> list[str]:
         f"{short(body['run'], 30)}  {body['state']}  step {number(body['step'], ',')} of "
         f"{number(body['steps_total'], ',')}",
         f"  speed       {number(body['steps_per_s'], '.3g')} steps/s{share}, {duration(eta)} left{end}",
+        *_left(body["budget"]),
         f"  loss        {number(body['loss'], '.4f')} (average {number(body['loss_ema'], '.4f')})",
         f"  checkpoint  step {number(body['checkpoint_step'], ',')}",
         f"  state       serial {number(body['serial'], 'd')}, lineage {(body['lineage'] or '-')[:8]}",
@@ -221,6 +224,19 @@ def screen(body: dict[str, Any], now: float) -> list[str]:
             if arm["why_not"]
         ]
     return lines
+
+
+def _left(budget: list[dict[str, Any]]) -> list[str]:
+    """What remains to be paid, where anything but time was asked for."""
+    left = budget[-1] if budget else {"hours": None, "kwh": None, "cost": None}
+    if left["kwh"] is None and left["cost"] is None:
+        return []
+    said = [
+        f"{left[key]:,.2f}{unit}"
+        for key, unit in (("hours", " h"), ("kwh", " kWh"), ("cost", " cost"))
+        if left[key] is not None
+    ]
+    return [f"  budget      {', '.join(said)} left"]
 
 
 def _arm_row(arm: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 
 from bandit.ledger import Ticket
+from curriculum import budget
 from curriculum.eligibility import Phase, phases
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.coherence import score
@@ -192,10 +193,15 @@ class Loop:
         self.compare(step)
         if boundary:
             self.weigh(step)
-        if boundary and step % train.heldout_every == 0:
+        phase = budget.judged(self.config, step) if boundary else None
+        losses: dict[str, float] = {}
+        if boundary and (step % train.heldout_every == 0 or phase):
             with self.timers("held-out"):
-                self.parts.record.heldout(step, self.heldout_losses())
+                losses = self.heldout_losses()
+                self.parts.record.heldout(step, losses)
         if boundary and step % train.sample_every == 0 and self.sample(step):
+            ended = Exit.HALTED
+        if phase and self.insane(step, phase, losses):
             ended = Exit.HALTED
         if ended is Exit.OK:
             ended = view.outcome(self.parts, step)  # the last sample may have raised an alarm
@@ -312,6 +318,23 @@ class Loop:
             f"  to blame: {blamed or 'no source stands out'}\n"
             f"  changed:  checkpoint and state of step {step} are written\n"
             f"  next:     firehose samples {self.parts.record.run.root}"
+        )
+        return True
+
+    def insane(self, step: int, phase: str, losses: dict[str, float]) -> bool:
+        """At the end of a phase: halt a run that has not learnt what the next one is to build on; whether it was."""
+        why, mean = budget.failing(self.config, losses, self.at.last_sample)
+        if why is None or self.at.halt is not None:
+            self.display.note(f"end of the {phase} phase: mean held-out loss {mean:.4f}")
+            return False
+        by, reason = "the evaluation between phases", f"at the end of the {phase} phase {why}"
+        self.at.halt = {"step": step, "reason": reason, "blame": {}, "by": by}
+        self.parts.record.decided("halt", step, reason=reason, by=by)
+        self.display.note(
+            f"HALTED by {by} at step {step}: {reason}\n"
+            f"  changed:  checkpoint and state of step {step} are written\n"
+            f"  next:     firehose inspect {self.parts.record.run.checkpoints / f'step_{step}'}; to go on regardless: "
+            f"firehose run {self.parts.record.run.config} --clear-halt"
         )
         return True
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from bandit.bounds import implied_intervals
+from curriculum import budget, config_rules
 from curriculum import config as configs
-from curriculum import config_rules
 from curriculum.config import Config
 from curriculum.eligibility import phases
 from curriculum.errors import Exit, FirehoseError
@@ -140,6 +140,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "steps": config.train.steps,
         "tokens_per_step": config.train.grad_accum * config.train.micro_batch * config.model.block_size,
         "parameters": model.parameter_count(),
+        "budget": budget.projection(config, step),
         "warnings": [*plan.warnings, *notes],
         "findings": [found.as_dict() for found in findings],
         "sources": result,
@@ -178,6 +179,9 @@ def table(plan: Plan, summary: dict[str, Any]) -> list[str]:
         *(f"warning: {warning}" for warning in summary["warnings"]),
         *(start.told(Finding(**found)) for found in summary["findings"]),
         *columns(["source", "phase", "cap", "floor", "share from", "to", "tokens"], rows),
+        "",
+        *budget.lines(summary["budget"]),
+        *budget.unknown(summary["budget"]),
     ]
 
 
@@ -255,6 +259,9 @@ def train(
             for line in settings(
                 parts.config, parts.model.parameter_count(), parts.record.standing["platform"]
             ):
+                display.note(line)
+            rows = budget.projection(config, step)
+            for line in [*budget.lines(rows), *budget.unknown(rows)]:
                 display.note(line)
             if step >= last:
                 display.note(f"nothing to do: the run is at step {step} already")

@@ -212,7 +212,7 @@ def halted(run: RunDir, halt: dict[str, Any]) -> FirehoseError:
     """The refusal of a halted run."""
     return FirehoseError(
         Exit.REFUSED,
-        f"the coherence gate halted this run at step {halt['step']}: {halt['reason']}",
+        f"{halt.get('by', 'the coherence gate')} halted this run at step {halt['step']}: {halt['reason']}",
         path=run.state,
         next=f"firehose samples {run.root}; to go on regardless: firehose run {run.config} --clear-halt",
     )

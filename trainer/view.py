@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from curriculum import budget
 from curriculum.eligibility import never_picked, why_not
 from curriculum.errors import Exit
 from curriculum.gate.coherence import Score
@@ -98,6 +99,7 @@ def live(parts: Parts, seen: Progress) -> dict[str, Any]:
         "loss_ema": seen.loss_ema,
         "lr": seen.lr,
         "norm": seen.norm,
+        "budget": budget.projection(parts.config, seen.step, seen.ms_per_step and seen.ms_per_step / 1000),
         "groups": [group.as_dict() for group in parts.ratios.found],
         "checkpoint_step": parts.record.checkpoint_step,
         "gate": {

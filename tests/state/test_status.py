@@ -20,7 +20,19 @@ from state.store import StateStore
 
 ROOT = Path(__file__).parents[2]
 STATUS_KEYS = [
-    *("run", "state", "step", "steps_total", "steps_per_s", "mfu", "eta_s", "loss", "loss_ema", "groups"),
+    *(
+        "run",
+        "state",
+        "step",
+        "steps_total",
+        "steps_per_s",
+        "mfu",
+        "eta_s",
+        "loss",
+        "loss_ema",
+        "budget",
+        "groups",
+    ),
     "checkpoint_step",
     *("lineage", "serial", "gate", "alarms", "arms"),
 ]

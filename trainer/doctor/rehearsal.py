@@ -16,7 +16,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from curriculum.config import Config
+from curriculum.config import Budget, Config
 from curriculum.gate.rule import Gate
 from state import checkpoints
 from state.lock import RunLock
@@ -71,7 +71,7 @@ def short(config: Config, **changes: Any) -> Config:
         init_from=None,
         **changes,
     )
-    return msgspec.structs.replace(config, train=train)
+    return msgspec.structs.replace(config, train=train, budget=Budget())
 
 
 @contextmanager
