@@ -10,17 +10,24 @@ from curriculum.text import rules
 from curriculum.text.build import build, plan_for
 from tests.incidents.switch import caught, incident
 
-ROLE = "You are a careful agent who reads the whole repository before it answers. "
+LONG = (
+    "Keep the ledger of the house, answer its letters in the order in which they came, and put a copy of each answer "
+    "into the box by the door. Money that comes in is counted twice; what goes out is signed for by whoever takes it. "
+    "Visitors are led to the garden, never upstairs. Where two notes disagree the later one holds, unless the earlier "
+    "was written by the owner. When you do not know, ask once, then wait until noon. At night the lamps are put out "
+    "from the attic down, and the last to leave locks the gate behind him and hangs the key beside the clock."
+)
+ROLE = "You are a careful agent. You must answer in short words. You never guess. "
 PROMPTS = {
     "three headers": "# Agent Nine\n\n## Identity\nA clerk.\n\n## Rules\nShort words only.",
-    "two headers, 500 characters": "# Duties\n" + "Keep the ledger and answer letters. " * 14 + "\n# Tone\nDry.",
+    "two headers, 500 characters": f"# Duties\n{LONG}\n# Tone\nDry.",
     "a fingerprint and a header": "# Agent Smith\nRead it. Become it.",
-    "a fingerprint, 400 characters": "Your shard keeps the books of the house and answers its letters. " * 7,
+    "a fingerprint, 400 characters": f"Your shard keeps the books. {LONG}",
     "sections in capitals": "IDENTITY\nA clerk of the house.\n\nRULES\nShort words.\n\nTONE\nDry and plain.",
     "sections in bold": "**Identity**\nA clerk of the house.\n\n**Rules**\nShort words.\n\n**Tone**\nDry.",
     "sections in tags": "<identity>\nA clerk.\n</identity>\n<rules>\nShort.\n</rules>\n<tone>\nDry.\n</tone>",
-    "a tool schema": '[{"name": "grep", "description": "Search the files.", "parameters": {"type": "object"}}]',
-    "a long role": (ROLE + "You must answer in short words. You never guess. Your answers are dry. ") * 4,
+    "a tool schema": '[{"name": "grep", "description": "Search the files of the house for a word.", "parameters": {"type": "object"}}]',
+    "a long role": ROLE + LONG,
 }
 
 

@@ -55,6 +55,7 @@ def test_data_that_speaks_another_form_is_found(config: Path) -> str:
 @incident(off=asked_raw)
 def test_samples_of_a_run_are_asked_for_in_the_template(config: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every prompt that reaches the model, byte for byte."""
+    config.write_text(config.read_text().replace("[gate]", '[gate]\nprompts = ["the rain", "old songs"]'))
     fed: list[list[int]] = []
     whole = sampling.Writing.begin
 
@@ -72,4 +73,4 @@ def test_samples_of_a_run_are_asked_for_in_the_template(config: Path, monkeypatc
         [tokenizer.decode(ids) for ids in fed] == [tokenizer.template.fill(prompt) for prompt in asked],
         f"fed {tokenizer.decode(fed[0])!r}",
     )
-    return "every sample"
+    return "every sample of a run is asked for in its template"
