@@ -23,46 +23,7 @@ from curriculum.text.tokenizer import load
 from curriculum.tokens import manifest as manifests
 from curriculum.tokens.btok import Btok
 from tests.fixtures import tiny
-
-# A language in which what follows a word depends on it: each of 400 words has four followers of its own.
-FIRST, LAST = (
-    [
-        "ba",
-        "be",
-        "bi",
-        "bo",
-        "bu",
-        "da",
-        "de",
-        "di",
-        "do",
-        "du",
-        "fa",
-        "fe",
-        "fi",
-        "fo",
-        "fu",
-        "ga",
-        "ge",
-        "gi",
-        "go",
-        "gu",
-    ],
-    ["lan", "mer", "nor", "pis", "rut"],
-)
-WORDS = [a + b + c for a in FIRST[:4] for b in FIRST for c in LAST]
-
-
-def spoken(draw: random.Random, length: int) -> list[str]:
-    at, said = draw.randrange(len(WORDS)), []
-    for _ in range(length):
-        said.append(WORDS[at])
-        at = (7 * at + draw.choice((1, 2, 3, 50))) % len(WORDS)
-    return said
-
-
-def document(seed: int, length: int = 80) -> str:
-    return " ".join(spoken(random.Random(seed), length)).capitalize() + "."
+from tests.fixtures.language import WORDS, document, spoken
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,9 @@ def unread(patch: pytest.MonkeyPatch) -> None:
 def test_a_config_without_warm_up_is_warned_about(config: Path) -> str:
     config.write_text(config.read_text().replace("warmup_steps = 10\nb", "warmup_steps = 0\nb"))
     read = configs.load(config)
-    assert optim.learning_rate(1, peak=PEAK, floor=0.0, warmup_steps=read.train.warmup_steps, steps=60) == PEAK
+    assert (
+        optim.learning_rate(1, peak=PEAK, floor=0.0, warmup_steps=read.train.warmup_steps, steps=60) == PEAK
+    )
     caught(any(line.startswith("I02: ") for line in config_rules.warnings(read)), "no warning")
     return "at `config check`"
 

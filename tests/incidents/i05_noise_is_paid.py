@@ -1,6 +1,5 @@
 """I05: the reward was the fall of a source's loss under its average, which noise brings about as well as learning (002 F5)."""
 
-
 import numpy as np
 import pytest
 

@@ -37,7 +37,9 @@ def test_a_third_of_bad_samples_halts_within_forty() -> str:
         samples = trajectory(seed)
         assert sum(one.score < 30 for one in samples) > 100
         found = backtest(samples, Rules())
-        assert found.halt_step is not None and found.halt_step <= THEN, "five in a row were there for any rule"
+        assert found.halt_step is not None and found.halt_step <= THEN, (
+            "five in a row were there for any rule"
+        )
         first = next(one.step for one in samples if one.score < 30)
         delays.append((found.halt_step - first) // EVERY + 1)
     caught(max(delays) <= 40, f"halted after {delays} samples")

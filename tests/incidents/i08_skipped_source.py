@@ -46,7 +46,11 @@ def test_a_source_that_is_trusted_is_cleaned_like_any_other(config: Path) -> str
     assert entry.documents_in == GOOD + BAD
     share = 1 - entry.documents_out / entry.documents_in
     caught(entry.documents_out == GOOD, f"only {share:.1%} were dropped")
-    assert {rule for rule, count in entry.dropped.items() if count} == {"oversize paragraph", "script drift", "repetition"}
+    assert {rule for rule, count in entry.dropped.items() if count} == {
+        "oversize paragraph",
+        "script drift",
+        "repetition",
+    }
     return f"at `data build`: {share:.1%} dropped and reported"
 
 

@@ -48,7 +48,7 @@ def test_a_misspelt_key_is_an_error(config: Path) -> str:
     error = refusal(configs.load, config)
     caught(error is not None, "read without a word")
     assert error is not None and error.exit_code is Exit.USAGE
-    assert 'weight_decy' in error.message and "weight_decay" in str(error)
+    assert "weight_decy" in error.message and "weight_decay" in str(error)
     return "exit 2 at `config check`"
 
 
@@ -57,7 +57,9 @@ def test_a_value_hard_coded_in_the_optimizer_is_named(config: Path, monkeypatch:
     """As it was: 0.01, whatever the config says."""
     whole = optim.build
     monkeypatch.setattr(optim, "build", lambda *a, **named: whole(*a, **{**named, "weight_decay": 0.01}))
-    monkeypatch.setattr(rehearsal, "READ", {key: rehearsal.READ[key] for key in ("train.lr", "train.weight_decay")})
+    monkeypatch.setattr(
+        rehearsal, "READ", {key: rehearsal.READ[key] for key in ("train.lr", "train.weight_decay")}
+    )
     found = rehearsal.values_read(configs.load(config))
     caught(not found.ok, "every key was taken to be read")
     assert found.value == "no difference by train.weight_decay"
