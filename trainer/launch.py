@@ -27,6 +27,7 @@ from state.run_dir import RunDir
 from state.store import StateStore
 from trainer import checkpoint, cuda, funnel, identity, machine, optim, parallel, sampling, weights
 from trainer.align import Alignment
+from trainer.doctor import first
 from trainer.feed import Feed
 from trainer.forensics import Examiner
 from trainer.funnel import Funnel
@@ -78,10 +79,12 @@ def launch(
     say: Say,
     runs_dir: Path,
     world: World | None = None,
+    ask_model: bool = True,
 ) -> Parts:
     """Everything `Loop` needs, at the step to go on from. The run's lock must be held, and no journal be left.
 
-    The other ranks are told what they need, `follow` being their part of it. Raises FirehoseError; the rows,
+    The other ranks are told what they need, `follow` being their part of it. ask_model: whether a model without any
+    training is asked first whether it is sound, and refused where it is not. Raises FirehoseError; the rows,
     checkpoints and state of a run that cannot be resumed are left as they were, but for a damaged checkpoint, which is
     moved to the archive.
     """
@@ -92,6 +95,9 @@ def launch(
     if world.size > 1:
         world.announce(asdict(start))
     built = build(config, corpus, start, found.look.weights or found.origin, say, world)
+    drawn = start.step == 0 and found.look.weights is None and found.origin is None
+    if ask_model and drawn and not built.shared.together:
+        first.look(config, corpus, start.ids, built.shared.model)
     if found.origin is not None:
         say(f"weights are those of {found.origin.path} (step {found.origin.step})")
 

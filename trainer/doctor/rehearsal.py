@@ -82,7 +82,13 @@ def rehearse(config: Config, *, until: int = STEPS) -> Iterator[Rehearsed]:
         run.root.mkdir()
         with RunLock(run.lock):
             parts = launch(
-                config, run, flags=Flags(), clear_halt=False, say=lambda _: None, runs_dir=Path(folder)
+                config,
+                run,
+                flags=Flags(),
+                clear_halt=False,
+                say=lambda _: None,
+                runs_dir=Path(folder),
+                ask_model=False,  # all of it is asked later
             )
             start = Decoder(parts.model.shape)
             start.load_state_dict({name: weight.cpu() for name, weight in parts.model.state_dict().items()})
