@@ -42,7 +42,7 @@ from curriculum.tokens.corpus import Corpus
 from curriculum.tokens.windows import WindowsAhead
 from state.run_dir import RunDir
 from state.survey import reconciled
-from trainer import collector, launch
+from trainer import build, collector
 
 HERE = Path(__file__).resolve().parent
 PEERS = (
@@ -273,7 +273,7 @@ def many(folder: Path, count: int) -> None:
     result = step("every file read and compared", lambda: reconciled(config, corpus, {}, step=0))
     made = step(
         "scheduler",
-        lambda: launch.bandit(
+        lambda: build.bandit(
             config, corpus, result.ids, result.payload, 0, lambda _: None, fresh=True, renew=False
         ),
     )

@@ -29,7 +29,7 @@ from curriculum.tokens.windows import window_index
 from state.run_dir import RunDir
 from state.store import StateStore
 from state.survey import reconciled
-from trainer import launch
+from trainer import build
 from trainer.feed import Feed
 
 BLOCK = 4
@@ -77,7 +77,7 @@ class Sitting:
         self.corpus = open_corpus(config)
         payload = found.payload if found else {}
         self.result = reconciled(config, self.corpus, payload, step=self.at)
-        self.scheduler, self.reward = launch.bandit(
+        self.scheduler, self.reward = build.bandit(
             config,
             self.corpus,
             self.result.ids,

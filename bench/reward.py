@@ -28,8 +28,8 @@ from bandit.reward import REWARDS
 from curriculum.tokens.corpus import Corpus
 from trainer import optim, weights
 from trainer.align import MEMORY, Alignment
+from trainer.build import PROBE_STEPS
 from trainer.goal import GoalLoss, GoalText
-from trainer.launch import PROBE_STEPS
 from trainer.model import Decoder
 from trainer.ring import Ring
 from trainer.step import TrainStep

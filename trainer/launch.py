@@ -1,73 +1,41 @@
 """From a config and whatever is on disk to a run that is ready to go on: fresh, or settled from what a crash left."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
 
-from bandit.reward import REWARDS, Reward
-from bandit.scheduler import Scheduler
 from curriculum import config as configs
-from curriculum.arms import scheduler_config
 from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
-from curriculum.gate.judge import Judge, open_audits
-from curriculum.gate.rule import Gate
-from curriculum.sources import open_corpus, rest, specs
+from curriculum.sources import open_corpus
 from curriculum.text.tokenizer import Tokenizer
 from curriculum.tokens.corpus import Corpus
 from state import checkpoints, passed
-from state.checkpoints import MODEL, OPTIMIZER, Checkpoint, Keep
+from state.checkpoints import Checkpoint, Keep
 from state.rows import Mark, RowFile
 from state.run_dir import RunDir
 from state.store import StateStore
-from trainer import checkpoint, cuda, funnel, identity, machine, optim, parallel, sampling, weights
-from trainer.align import Alignment
+from trainer import cuda, identity, sampling
+from trainer.build import Built, build
 from trainer.doctor import first
 from trainer.feed import Feed
 from trainer.forensics import Examiner
-from trainer.funnel import Funnel
-from trainer.goal import GoalLoss, GoalText
 from trainer.model import Decoder
-from trainer.parallel import Kind, Whole
 from trainer.parts import Parts
 from trainer.ratios import Ratios
-from trainer.record import ROW_FILES, Position, Record, alarm_of
+from trainer.record import ROW_FILES, Record, alarm_of
 from trainer.ring import Ring
 from trainer.sampling import Drawn
 from trainer.signals import Flags
 from trainer.start import Found, Start, settle
-from trainer.step import Loss, TrainStep
+from trainer.step import TrainStep
 from trainer.witness import Witness
 from trainer.world import World
 
 Say = Callable[[str], None]
-
-# Windows of a probe, in those of a step: with one in 40 steps, a forward pass and the head's share of a backward one.
-PROBE_STEPS = 2
-
-
-@dataclass(slots=True)
-class Built:
-    """What every rank builds from the same start."""
-
-    scheduler: Scheduler
-    reward: Reward[Any]
-    gate: Gate
-    judge: Judge
-    position: Position
-    shared: Whole
-    optimizer: torch.optim.AdamW
-    forward: Loss
-    align: Alignment | None
-    goal_loss: GoalLoss | None
-    funnel: Funnel | None
-    device: torch.device
-    autocast: AbstractContextManager[None]
 
 
 def launch(
@@ -119,56 +87,6 @@ def follow(config: Config, run: RunDir, *, flags: Flags, world: World) -> Parts:
 
 def silent(message: str) -> None:
     """What rank 0 says is said once."""
-
-
-def build(
-    config: Config, corpus: Corpus, start: Start, stored: Checkpoint | None, say: Say, world: World
-) -> Built:
-    """Model, optimizer and bandit as they were at the step to go on from. stored: the checkpoint that `start` names."""
-    device = world.device(start.platform["device"])
-    device, autocast = machine.apply(
-        {**start.platform, "device": str(device)}, deterministic=config.train.deterministic
-    )
-    world.carry(device)
-    resumes = start.weights is not None
-    kind = start.platform.get("parallel", "ddp")
-    shared, optimizer = network(config, corpus, stored, device, resumes=resumes, world=world, kind=kind)
-    rows, _ = world.rows(config.train.micro_batch)
-    mine = rows.stop - rows.start
-    forward = cuda.forward(
-        shared.model, optimizer, config.train, device, autocast, mine, say, whole=not shared.together
-    )
-    scheduler, reward = bandit(
-        config, corpus, start.ids, start.payload, start.step, say, fresh=start.fresh, renew=start.changed
-    )
-    align, goal_loss = signals(config, corpus, start.goal, shared, device, autocast)
-    if align is not None and start.recalls and stored is not None:
-        align.load(checkpoint.tensors(stored, OPTIMIZER))
-    narrowed = funnel.of_run(config, corpus, device)
-    if narrowed is not None:
-        say(funnel.words(narrowed, start.step))
-    gate = start.gate(config)
-    audits, notes = open_audits(corpus, config.gate.audit_halt)
-    for note in notes:
-        say(note)
-    judge = Judge(gate, audits, {arm_id: name for name, arm_id in start.ids.items()})
-    if not start.fresh:
-        judge.watch.restore(start.payload.get("watch", {}), judge.names)
-    return Built(
-        scheduler,
-        reward,
-        gate,
-        judge,
-        start.position,
-        shared,
-        optimizer,
-        forward,
-        align,
-        goal_loss,
-        narrowed,
-        device,
-        autocast,
-    )
 
 
 def checkpoint_at(path: str | None, world: World) -> Checkpoint | None:
@@ -300,82 +218,6 @@ def assemble(
         ratios=Ratios(shared, built.optimizer, peak=train.lr),
         alarms=world.announce(passed.alarms(record.run) if world.first else None),
     )
-
-
-def network(
-    config: Config,
-    corpus: Corpus,
-    stored: Checkpoint | None,
-    device: torch.device,
-    *,
-    resumes: bool,
-    world: World,
-    kind: Kind,
-) -> tuple[Whole, torch.optim.AdamW]:
-    """Model and optimizer: drawn from the seed, or a checkpoint's; another run's gives its weights alone."""
-    train = config.train
-    model = weights.build(config, corpus.vocab_size)
-    if stored is None:
-        model.initialise(config.seed)
-    else:
-        weights.refuse_other_tokens(stored, corpus.tokenizer_sha256)
-        weights.load(model, checkpoint.tensors(stored, MODEL), stored.path)
-    shared = parallel.share(model, world, kind, device)
-    optimizer = optim.build(
-        model,
-        weight_decay=train.weight_decay,
-        betas=(train.beta1, train.beta2),
-        device=device,
-        scales=train.lr_scale,
-    )
-    if stored is not None and resumes:
-        optim.load_state(optimizer, shared.named, checkpoint.tensors(stored, OPTIMIZER), shared.spread)
-    return shared, optimizer
-
-
-def signals(
-    config: Config,
-    corpus: Corpus,
-    goal: list[str],
-    shared: Whole,
-    device: torch.device,
-    autocast: AbstractContextManager[None],
-) -> tuple[Alignment | None, GoalLoss | None]:
-    """What measures the signal that the reward needs, if it needs one."""
-    train, every = config.train, config.curriculum.probe_every
-    needs = REWARDS[config.curriculum.reward].needs
-    if needs is None:
-        return None, None
-    windows = PROBE_STEPS * train.grad_accum * train.micro_batch
-    if needs == "goal":
-        windows = -(-windows // len(goal)) * len(goal)
-    text = GoalText(corpus, goal, windows=windows, chunk=train.micro_batch, device=device)
-    if needs == "goal":
-        return None, GoalLoss(shared.model, text, every=every, autocast=autocast, world=shared.world)
-    return Alignment(shared.model, text, every=every, autocast=autocast, shared=shared), None
-
-
-def bandit(
-    config: Config,
-    corpus: Corpus,
-    ids: dict[str, int],
-    payload: dict[str, Any],
-    step: int,
-    say: Say,
-    *,
-    fresh: bool,
-    renew: bool,
-) -> tuple[Scheduler, Reward[Any]]:
-    """Scheduler and reward, restored where there is something to restore; renew: sharing begins anew, see `rest`."""
-    arms, names = specs(config, corpus, ids), {i: name for name, i in ids.items()}
-    reward = REWARDS[config.curriculum.reward]
-    if fresh:
-        return Scheduler(scheduler_config(config), arms), reward(list(names), names)
-    scheduler = Scheduler.restore(scheduler_config(config), arms, payload["bandit"])
-    if renew:
-        for message in rest(config, scheduler, ids, step):
-            say(message)
-    return scheduler, reward.restore(list(names), payload["reward"], names)
 
 
 def open_record(

@@ -21,7 +21,7 @@ from state.polish import live, polish
 from state.reconcile import Reconciled
 from state.requests import Request
 from state.store import utc_now
-from trainer.launch import bandit
+from trainer.build import bandit
 from trainer.parts import Parts
 from trainer.record import Record
 
