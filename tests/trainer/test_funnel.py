@@ -13,10 +13,13 @@ from curriculum.errors import Exit, FirehoseError
 from state.rows import read_rows
 from tests.fixtures import tiny
 from tests.fixtures.runs import go, log, the_run
+from tests.trainer.tape import Tape
 from trainer import crew, optim
+from trainer import model as models
 from trainer.crew import Crew
 from trainer.doctor.examine import examine
 from trainer.funnel import Funnel, of_run
+from trainer.graph import WARM_UP, Replay, static
 from trainer.loss import Candidates, cross_entropy
 from trainer.model import Decoder, Shape
 from trainer.ring import Ring
@@ -100,6 +103,21 @@ def test_once_open_every_bit_is_that_of_the_plain_step() -> None:
     narrow = steps_of(Funnel(order(64), start=8, steps=40))
     narrow.run(5, pulls, lr=1e-2)
     assert narrow.ring.read(5).loss < plain.ring.read(5).loss
+
+
+def test_replays_begin_when_it_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "by_hand", lambda x: False)  # as on CUDA
+    plain, replayed = (steps_of(Funnel(order(64), start=8, steps=2)) for _ in range(2))
+    tape = Tape()
+    for step in (plain, replayed):
+        static(step.optimizer, CPU)
+    replayed.runner = Replay(replayed.update, tape, lambda why: pytest.fail(why))
+    for step in range(1, 9):
+        pulls = torch.randint(0, 64, (2, 4, 17), generator=torch.Generator().manual_seed(step))
+        for each in (plain, replayed):
+            each.run(step, pulls, lr=1e-2 / step)
+        assert plain.ring.read(step) == replayed.ring.read(step)
+    assert tape.replays == 8 - 2 - WARM_UP
 
 
 def test_a_crew_has_the_loss_and_gradients_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
