@@ -8,23 +8,28 @@ from curriculum.tokens.corpus import Corpus
 from trainer.doctor import model as asked
 from trainer.model import Decoder
 
-WINDOWS, LONGEST = 2, 128  # and tokens of each: enough to tell, and under a second for a large model on a CPU
+WINDOWS = 2
+SHORT = 32  # tokens that tell causality and labels; the loss is of whole windows
 
 
 def look(config: Config, corpus: Corpus, ids: dict[str, int], model: Decoder) -> None:
     """Ask for the loss at the start, causality and labels; changes nothing, takes a few forward passes (I13, I14).
 
-    ids: arm names to ids. Raises FirehoseError(REFUSED) that names the first check that fails and what it means.
+    The latter two are matters of bits and asked on the CPU, of a copy where the model is elsewhere. ids: arm names to ids.
+    Raises FirehoseError(REFUSED) that names the first check that fails and what it means.
     """
     name, arm_id = next(iter(ids.items()))
-    fed = torch.empty((WINDOWS, config.model.block_size + 1), dtype=torch.int64)
-    corpus.fill(fed.numpy(), name, arm_id, 0)
-    windows = fed[:, : LONGEST + 1].to(model.embedding.weight.device)
-    measured = model.loss(windows).item()  # as training calls it, with gradients
+    windows = torch.empty((WINDOWS, config.model.block_size + 1), dtype=torch.int64)
+    corpus.fill(windows.numpy(), name, arm_id, 0)
+    device, short = model.embedding.weight.device, windows[:, : SHORT + 1]
+    copy = model
+    if device.type != "cpu":
+        copy = Decoder(model.shape)
+        copy.load_state_dict({key: weight.cpu() for key, weight in model.state_dict().items()})
     checks = (
-        asked.loss_at_start(model, windows),
-        asked.causality(model, windows),
-        asked.labels(model, windows, measured),
+        asked.loss_at_start(model, windows.to(device)),
+        asked.causality(copy, short),
+        asked.labels(copy, short, copy.loss(short).item()),  # the loss as training calls it, with gradients
     )
     for check in checks:
         if not check.ok:
