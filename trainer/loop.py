@@ -54,6 +54,7 @@ class Loop:
         self.picked = hashlib.sha256()  # since the last boundary
         self.timers = Timers()
         self.latest: StepResult | None = None
+        self.alarmed: set[str] = set()  # what the judge's alarms were about at the last sample
         self.next_live = -math.inf
         self.began, self.began_step = clock(), self.at.step
 
@@ -301,6 +302,7 @@ class Loop:
             penalties = self.parts.scheduler.penalize(step, short)
             self.parts.record.sample(step, prompt, drawn, scored, verdict, audits, penalties)
         self.display.note(view.sample_line(step, prompt, drawn.text, scored, verdict.kind, audits["found"]))
+        self.alarm()
         self.at.last_sample = {
             "step": step,
             "score": scored.total,
@@ -337,6 +339,13 @@ class Loop:
             f"firehose run {self.parts.record.run.config} --clear-halt"
         )
         return True
+
+    def alarm(self) -> None:
+        """Say the judge's alarms that were not there at the sample before."""
+        alarms = {alarm.split(":")[0]: alarm for alarm in self.parts.judge.alarms()}
+        for about in sorted(alarms.keys() - self.alarmed):
+            self.display.note(f"ALARM {alarms[about]}")
+        self.alarmed = set(alarms)
 
     @torch.no_grad()  # not inference mode: what shards of a model are gathered into is used in training again
     def heldout_losses(self) -> dict[str, float]:
