@@ -26,18 +26,19 @@ from state import requests
 from state.run_dir import RunDir
 run, kind = RunDir(Path(sys.argv[1])), sys.argv[2]
 run.begin(time.time())
-got = []
+HEARD = (signal.SIGUSR1, signal.SIGTERM)
 if kind != "deaf":
-    for number in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: got.append(number))
+    for number in HEARD:
+        signal.signal(number, lambda number, frame: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)  # what comes while nobody waits is kept for `sigwait`
 run.write_live({"pid": os.getpid(), "time": time.time(), "step": 1})
 os.write(1, b"ready\\n")
 step = 0
 while True:
-    signal.pause()
+    number = signal.pause() if kind == "deaf" else signal.sigwait(HEARD)
     step += 100
     request = requests.pending(run)
-    os.write(1, f"{signal.Signals(got[-1]).name} {request and request.kind}\\n".encode())
+    os.write(1, f"{signal.Signals(number).name} {request and request.kind}\\n".encode())
     if kind == "serving" and request:
         requests.serve(run, request, step=step, message=f"{request.kind} at step {step}")
         if request.kind != "checkpoint":
