@@ -1,8 +1,8 @@
 """The one training loop: credit what came home, pick what goes out, train, and settle accounts at boundaries.
 
 At the head of step s the losses of step s - D are credited and the tickets of step s + D are issued, D being
-`feedback_delay`; so what a pick knows never depends on how fast anything was. Every runner samples through here, and
-every sample goes through the gate: a loop cannot be built without one.
+`feedback_delay`; so what a pick knows never depends on how fast anything was. What a boundary looks at is in
+`trainer.checkup`; a loop cannot be built without the gate that judges there.
 """
 
 import gc
@@ -12,16 +12,13 @@ import signal
 import time
 from collections.abc import Callable
 
-import torch
-
 from bandit.ledger import Ticket
-from curriculum import budget
 from curriculum.eligibility import Phase, phases
 from curriculum.errors import Exit, FirehoseError
-from curriculum.gate.coherence import score
-from curriculum.gate.rule import Gate, shortfall
+from curriculum.gate.rule import Gate
 from curriculum.sources import open_phase
 from trainer import live, optim, view
+from trainer.checkup import Checkup
 from trainer.display import Display
 from trainer.parts import Parts
 from trainer.ring import StepResult
@@ -29,7 +26,6 @@ from trainer.signals import Flags
 from trainer.snapshot import Tensors
 from trainer.timing import Timers
 
-HELDOUT_WINDOWS = 8
 LIVE_SECONDS = 1.0
 LIVE_SHARE = 100  # with thousands of sources, a look takes this part of the time at most
 LOSS_EMA = 0.98
@@ -53,8 +49,8 @@ class Loop:
         self.flags = parts.flags if self.world.size == 1 else Flags()
         self.picked = hashlib.sha256()  # since the last boundary
         self.timers = Timers()
+        self.checkup = Checkup(parts, display, self.timers)
         self.latest: StepResult | None = None
-        self.alarmed: set[str] = set()  # what the judge's alarms were about at the last sample
         self.next_live = -math.inf
         self.began, self.began_step = clock(), self.at.step
 
@@ -170,7 +166,7 @@ class Loop:
     # Between steps.
 
     def between(self, step: int, until: int) -> Exit | None:
-        """What follows a step: look at signals; at a boundary or an end, sample, judge, commit."""
+        """What follows a step: look at signals; at a boundary check up; there and at an end commit."""
         flags, train = self.flags, self.train
         boundary = step % train.boundary_every == 0
         if boundary:
@@ -192,17 +188,7 @@ class Loop:
 
         self.arrive_all(step)
         self.compare(step)
-        if boundary:
-            self.weigh(step)
-        phase = budget.judged(self.config, step) if boundary else None
-        losses: dict[str, float] = {}
-        if boundary and (step % train.heldout_every == 0 or phase):
-            with self.timers("held-out"):
-                losses = self.heldout_losses()
-                self.parts.record.heldout(step, losses)
-        if boundary and step % train.sample_every == 0 and self.sample(step):
-            ended = Exit.HALTED
-        if phase and self.insane(step, phase, losses):
+        if boundary and self.checkup.halts(step, self.lr(step)):
             ended = Exit.HALTED
         if ended is Exit.OK:
             ended = view.outcome(self.parts, step)  # the last sample may have raised an alarm
@@ -226,14 +212,6 @@ class Loop:
         with self.timers("step"):
             for uncommitted in range(max(1, step - self.delay + 1), step + 1):
                 self.arrive(uncommitted)
-
-    def weigh(self, step: int) -> None:
-        """See how far the step moved each group of parameters; what is newly out of range is said and told."""
-        with self.timers("monitor"):
-            for alarm in self.parts.ratios.measure(step, self.lr(step)):
-                self.display.note(f"ALARM {alarm}")
-                if self.world.first:
-                    self.parts.record.decided("update-ratio", step, alarm=alarm)
 
     def wanted(self, *, boundary: bool) -> str | None:
         """What is asked for now, None for nothing: the same on all ranks, rank 0 having read the request."""
@@ -286,88 +264,6 @@ class Loop:
             self.display.note(message)
         self.display.note(f"new bounds from step {step + 1} on: {live.words(change)}")
         self.parts.record.desk.answer(step, f"in force from step {step + 1} on: {live.words(change)}")
-
-    def sample(self, step: int) -> bool:
-        """Draw a sample, score it, judge it, charge recent pulls for it; True where the gate halts the run."""
-        gate = self.config.gate
-        with self.timers("sampling"):
-            prompt = gate.prompts[(step // self.train.sample_every - 1) % len(gate.prompts)]
-            drawn = self.parts.generate(prompt, step)
-        with self.timers("gate"):
-            scored = score(drawn.text)
-            audits = self.parts.judge.audit(drawn.text, drawn.ids, drawn.loss)
-            verdict = self.parts.gate.observe(step, scored.total, audits["found"], self.parts.judge.spared())
-            audits |= self.parts.judge.settle(verdict)
-            short = shortfall(scored.total, gate.target)
-            penalties = self.parts.scheduler.penalize(step, short)
-            self.parts.record.sample(step, prompt, drawn, scored, verdict, audits, penalties)
-        self.display.note(view.sample_line(step, prompt, drawn.text, scored, verdict.kind, audits["found"]))
-        self.alarm()
-        self.at.last_sample = {
-            "step": step,
-            "score": scored.total,
-            "streak": verdict.streak,
-            "kind": verdict.kind,
-        }
-        if verdict.kind != "halt":
-            return False
-        blame = self.parts.judge.blame()
-        self.at.halt = {"step": step, "reason": verdict.reason, "blame": blame}
-        self.parts.record.decided("halt", step, reason=verdict.reason, blame=blame)
-        blamed = ", ".join(f"{name} ({share:.0%} of the pulls)" for name, share in blame.items())
-        self.display.note(
-            f"HALTED by the coherence gate at step {step}: {verdict.reason}\n"
-            f"  to blame: {blamed or 'no source stands out'}\n"
-            f"  changed:  checkpoint and state of step {step} are written\n"
-            f"  next:     firehose samples {self.parts.record.run.root}"
-        )
-        return True
-
-    def insane(self, step: int, phase: str, losses: dict[str, float]) -> bool:
-        """At the end of a phase: halt a run that has not learnt what the next one is to build on; whether it was."""
-        why, mean = budget.failing(self.config, losses, self.at.last_sample)
-        if why is None or self.at.halt is not None:
-            self.display.note(f"end of the {phase} phase: mean held-out loss {mean:.4f}")
-            return False
-        by, reason = "the evaluation between phases", f"at the end of the {phase} phase {why}"
-        self.at.halt = {"step": step, "reason": reason, "blame": {}, "by": by}
-        self.parts.record.decided("halt", step, reason=reason, by=by)
-        self.display.note(
-            f"HALTED by {by} at step {step}: {reason}\n"
-            f"  changed:  checkpoint and state of step {step} are written\n"
-            f"  next:     firehose inspect {self.parts.record.run.checkpoints / f'step_{step}'}; to go on regardless: "
-            f"firehose run {self.parts.record.run.config} --clear-halt"
-        )
-        return True
-
-    def alarm(self) -> None:
-        """Say the judge's alarms that were not there at the sample before."""
-        alarms = {alarm.split(":")[0]: alarm for alarm in self.parts.judge.alarms()}
-        for about in sorted(alarms.keys() - self.alarmed):
-            self.display.note(f"ALARM {alarms[about]}")
-        self.alarmed = set(alarms)
-
-    @torch.no_grad()  # not inference mode: what shards of a model are gathered into is used in training again
-    def heldout_losses(self) -> dict[str, float]:
-        """Mean loss of every source's held-out windows, in nats a token; never trained on.
-
-        Ranks with a copy of the model each take every size-th source; those that share one measure all together.
-        """
-        measured: dict[str, int] = {}
-        losses = torch.zeros(len(self.parts.arm_ids), device=self.parts.device)
-        together = self.parts.shared.together
-        for number, name in enumerate(self.parts.arm_ids):
-            windows = self.parts.corpus.heldout(name, HELDOUT_WINDOWS)
-            if len(windows):
-                measured[name] = number
-                if together or number % self.world.size == self.world.rank:
-                    on_device = torch.from_numpy(windows).to(self.parts.device)
-                    with self.parts.train_step.autocast:
-                        losses[number] = self.parts.model.loss(on_device)
-        if not together:
-            self.world.sum_(losses)
-        found = losses.tolist()
-        return {name: found[number] for name, number in measured.items()}
 
     def commit(self, *, checkpoint: bool, ended: Exit | None) -> Exit | None:
         """Have rows, checkpoint and state written by a thread, once the commit before is durable.

@@ -16,7 +16,7 @@ from tests.fixtures import tiny
 from tests.fixtures.language import WORDS, document, spoken
 from tests.fixtures.runs import go, log, the_run
 from trainer import sampling
-from trainer.loop import Loop
+from trainer.checkup import Checkup
 
 EDITS = (
     *tiny.QUICK,
@@ -57,9 +57,9 @@ def test_a_run_with_three_incidents_halts_and_tells_why(
 ) -> None:
     """I17: once the lists are known by heart, the model speaks word salad."""
     draw, salad = random.Random(1), False
-    whole = Loop.sample
+    whole = Checkup.sample
 
-    def sample(self: Loop, step: int) -> bool:
+    def sample(self: Checkup, step: int) -> bool:
         nonlocal salad
         known = self.parts.reward.loss_ema(self.parts.arm_ids["gamma"])
         salad = known is not None and known < 0.3
@@ -69,7 +69,7 @@ def test_a_run_with_three_incidents_halts_and_tells_why(
         words = draw.choices(WORDS, k=60) if salad else spoken(draw, 60)
         return sampling.Drawn(" ".join(words), [1, 2, 3], 2.0)
 
-    monkeypatch.setattr(Loop, "sample", sample)
+    monkeypatch.setattr(Checkup, "sample", sample)
     monkeypatch.setattr(sampling, "generate", generate)
     outcome = go(config)
     run = the_run(config)

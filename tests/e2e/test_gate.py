@@ -90,9 +90,9 @@ def test_every_runner_samples_through_the_gate() -> None:
                 if name in calls:
                     calls[name].append(path.name)
     assert set(calls["Loop"]) == {"runner.py", "rehearsal.py"}  # the doctor rehearses the whole launch
-    assert calls["observe"] == ["loop.py"]
-    # Two of the loop's, its draw and that draw's making in launch; two that train nothing, `firehose sample` and the doctor.
-    assert sorted(calls["generate"]) == ["launch.py", "loop.py", "rehearsal.py", "runner.py"]
+    assert calls["observe"] == ["checkup.py"]
+    # Two of a run's, its check-up's draw and that draw's making in launch; two that train nothing, `firehose sample` and the doctor.
+    assert sorted(calls["generate"]) == ["checkup.py", "launch.py", "rehearsal.py", "runner.py"]
 
 
 def test_a_loop_without_a_gate_cannot_be_built() -> None:

@@ -10,9 +10,9 @@ from state.rows import read_rows
 from tests.fixtures.runs import go, the_run
 from tests.incidents.switch import caught, incident
 from trainer import sampling
+from trainer.checkup import Checkup
 from trainer.doctor import rehearsal
 from trainer.doctor.checks import Check
-from trainer.loop import Loop
 
 REGION = "region region region region region region region region"
 
@@ -20,11 +20,11 @@ REGION = "region region region region region region region region"
 def drawn_and_not_judged(patch: pytest.MonkeyPatch) -> None:
     """What that runner did: it stored samples, and asked nobody."""
 
-    def sample(self: Loop, step: int) -> bool:
-        self.parts.generate(self.config.gate.prompts[0], step)
+    def sample(self: Checkup, step: int) -> bool:
+        self.parts.generate(self.parts.config.gate.prompts[0], step)
         return False
 
-    patch.setattr(Loop, "sample", sample)
+    patch.setattr(Checkup, "sample", sample)
 
 
 def no_look_at_the_gate(patch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,10 @@ from curriculum import config as configs
 from curriculum.tokens.corpus import Corpus
 from tests.fixtures import tiny
 from trainer import cli, launch, optim
+from trainer.checkup import Checkup
 from trainer.doctor import checks, harness
 from trainer.doctor.checks import Check
 from trainer.doctor.examine import examine
-from trainer.loop import Loop
 from trainer.model import Decoder
 from trainer.signals import Flags
 
@@ -95,7 +95,7 @@ def no_links(config: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def gate_detached(config: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Loop, "sample", lambda self, step: False)
+    patch.setattr(Checkup, "sample", lambda self, step: False)
 
 
 def gate_with_other_numbers(config: Path, patch: pytest.MonkeyPatch) -> None:
