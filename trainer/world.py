@@ -72,7 +72,7 @@ class World:
         except (RuntimeError, ValueError, OSError) as error:
             raise FirehoseError(
                 Exit.TIMEOUT,
-                f"rank {environment['RANK']} of {environment['WORLD_SIZE']} could not join the others: {first_line(error)}",
+                f"rank {environment['RANK']} of {environment['WORLD_SIZE']} could not join the others: {first_sentence(error)}",
                 path=where,
                 next="torchrun --nproc-per-node N -m trainer run CONFIG; if a network card is to be named: "
                 "GLOO_SOCKET_IFNAME=eth0 NCCL_SOCKET_IFNAME=eth0 before it",
@@ -214,9 +214,9 @@ class World:
         who = ", ".join(map(str, self.gone()))
         return FirehoseError(
             Exit.UNEXPECTED,
-            f"rank {who} of {self.size} is gone, and the others cannot go on: {first_line(error)}"
+            f"rank {who} of {self.size} is gone, and the others cannot go on: {first_sentence(error)}"
             if who
-            else f"rank {self.rank} of {self.size} is out of touch with the others: {first_line(error)}",
+            else f"rank {self.rank} of {self.size} is out of touch with the others: {first_sentence(error)}",
             changed="nothing since the last commit; every file is whole",
             next="run the same command again to go on from the last checkpoint",
         )
@@ -242,7 +242,10 @@ class World:
             raise SystemExit(int(error.exit_code))
 
     def _leave_word(self, error: BaseException) -> None:
-        word = {"exit_code": int(Exit.UNEXPECTED), "message": f"rank {self.rank} ended: {first_line(error)}"}
+        word = {
+            "exit_code": int(Exit.UNEXPECTED),
+            "message": f"rank {self.rank} ended: {first_sentence(error)}",
+        }
         if isinstance(error, FirehoseError):
             named = error.as_dict()
             word = {"exit_code": named.pop("code"), **named}
@@ -259,10 +262,10 @@ class Elsewhere(FirehoseError):
         super().__init__(Exit(exit_code), message, **named)
 
 
-def first_line(error: BaseException) -> str:
+def first_sentence(error: BaseException) -> str:
     """The first sentence of what an error says, without the place in a library's source that it begins with.
 
-    >>> first_line(RuntimeError("[/gloo/pair.cc:537] Read error [10.0.0.2]:80: Connection reset by peer. This is odd."))
+    >>> first_sentence(RuntimeError("[/gloo/pair.cc:537] Read error [10.0.0.2]:80: Connection reset by peer. This is odd."))
     'Read error [10.0.0.2]:80: Connection reset by peer'
     """
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
