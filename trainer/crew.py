@@ -50,6 +50,7 @@ class Crew:
         self.model, self.threads = model, threads
         self.parameters = list(model.parameters())
         self.twins: list[Decoder] = []
+        self.pool = ThreadPoolExecutor(1)  # has no thread before it is used
         self.count, self.many = model.parameter_count(), 0
 
     def loss(self, windows: Tensor, among: Candidates | None = None) -> Tensor:
@@ -59,7 +60,10 @@ class Crew:
         if many != self.many:
             # What is too little to share is not shared within operations either: their threads sleep while they wait.
             little = rows * time * self.count < 2 * LEAST_WORK
-            torch.set_num_threads(1 if little else self.threads // many)  # of the pool's threads as well
+            torch.set_num_threads(
+                1 if little else self.threads // many
+            )  # of threads begun from now on as well
+            self.pool.shutdown()
             self.many, self.pool = many, ThreadPoolExecutor(many, thread_name_prefix="crew")
         if many == 1:
             return self.model.loss(windows, among)

@@ -88,6 +88,17 @@ def test_autocast_reaches_the_threads_and_errors_come_back() -> None:
 
 
 @pytest.mark.usefixtures("threads")
+def test_pulls_of_another_size_leave_no_threads_behind() -> None:
+    members = Crew(model(), 3)
+    members.loss(WINDOWS)
+    before = members.pool
+    members.loss(WINDOWS[:2])
+    assert members.many == 2
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        before.submit(len, "")
+
+
+@pytest.mark.usefixtures("threads")
 def test_one_thread_needs_no_crew() -> None:
     decoder = model()
     torch.set_num_threads(1)
