@@ -339,9 +339,13 @@ class Gate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True
         _doc("Audits whose finding makes a sample low, as a score under `threshold` does; the others warn."),
     ] = ()
     target: Annotated[float, _doc("Score under which recent pulls are penalised.", gt=0, le=100)] = 60.0
-    on_halt: Annotated[Literal["halt"], _doc("What a halt does: checkpoint, store the reason, exit 20.")] = (
-        "halt"
-    )
+    on_halt: Annotated[
+        Literal["halt", "rollback"],
+        _doc(
+            "`halt`: checkpoint, store the reason, exit 20. `rollback`: go back to the last checkpoint before the low "
+            "samples with the caps of the sources to blame halved and train on, at most 3 times."
+        ),
+    ] = "halt"
     prompts: Annotated[
         tuple[Text, ...],
         _doc("User turns the samples answer, in rotation.", default="five questions", min_length=1),

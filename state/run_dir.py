@@ -152,6 +152,10 @@ class RunDir:
             {**record, "end": {"how": how, "exit_code": exit_code, "step": step, "time": now}}
         )
 
+    def go_on(self) -> None:
+        """Take `end` back: the process that said so goes on with the run, and what is asked of it stays asked."""
+        self._write_process({**(read_object(self.process) or {}), "end": None})
+
     def _write_process(self, record: dict[str, Any]) -> None:
         write_atomic(self.process, json.dumps(record, indent=2).encode())
 

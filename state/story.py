@@ -23,9 +23,10 @@ from state.rows import EMPTY, Mark
 from state.run_dir import RunDir, no_state
 from state.store import StateStore
 
-Changes = dict[str, dict[str, dict[str, Any]]]  # as `state.polish.live.changes` makes them
-
 BEGINNINGS = ("polish", "fork")  # kinds of changes that begin a lineage
+HALT_ROLLBACK = (
+    "halt-rollback"  # kind and event of the change by which a halted run went back (`state.rollback`)
+)
 RECONCILED = ("prune", "restore", "new", "data", "bounds", "edit")
 
 
@@ -39,7 +40,7 @@ class Launch:
 
     step: int
     events: list[dict[str, Any]] = field(default_factory=list)
-    bounds: Changes = field(default_factory=dict)
+    bounds: live.Changes = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -223,11 +224,11 @@ def launches(events: list[dict[str, Any]], pivot: str | None = None) -> list[Lau
     undone = _undone(events)
     for event in events:
         kind, step = event.get("event"), event.get("step", 0)
-        if event.get("transaction") in undone and kind in ("live", "repair", *RECONCILED):
+        if event.get("transaction") in undone and kind in ("live", "repair", HALT_ROLLBACK, *RECONCILED):
             continue
         if kind == "launch" or (pivot is not None and event.get("transaction") == pivot):
             standing = []
-        elif kind in ("resume", "live") or (kind == "repair" and "source" in event):
+        elif kind in ("resume", "live", HALT_ROLLBACK) or (kind == "repair" and "source" in event):
             again = event.get("source") == "checkpoint"
             gone = [found for found in standing if found.step >= step + (not again)]
             standing = standing[: len(standing) - len(gone)]
@@ -238,9 +239,9 @@ def launches(events: list[dict[str, Any]], pivot: str | None = None) -> list[Lau
     return [found for found in standing if found.events or found.bounds]
 
 
-def _joined(changes: list[Changes]) -> Changes:
+def _joined(changes: list[live.Changes]) -> live.Changes:
     """Changes of bounds one after the other, as one."""
-    whole: Changes = {}
+    whole: live.Changes = {}
     for change in changes:
         for name, found in change.items():
             own = whole.setdefault(name, {"old": {}, "new": {}})

@@ -78,7 +78,9 @@ def run_command(
     with _world() as world:
         if world is not None and not world.first:
             try:
-                return runner.follow(world, flags)
+                from trainer import sitting
+
+                return sitting.follow(world, flags)
             finally:
                 flags.retire()
         if world is not None and detach:

@@ -248,6 +248,7 @@ def open_record(
             "data": start.payload["data"],
             "edits": start.payload.get("edits", []),
             "protected": start.payload.get("protected", []),
+            "rollbacks": start.payload.get("rollbacks", []),
             "platform": start.platform,
         },
         meta={

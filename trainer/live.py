@@ -36,10 +36,14 @@ class Change:
     request: Request
     original: Path
     config: Config
-    changes: dict[str, dict[str, dict[str, Any]]]
+    changes: live.Changes
     scheduler: Scheduler
     result: Reconciled
     notes: list[str]
+
+    def words(self) -> str:
+        """The change in words: `beta floor 0.3 -> 0.5`."""
+        return live.words(self.changes)
 
 
 def prepare(parts: Parts, request: Request) -> Change:
@@ -109,7 +113,7 @@ def _write(record: Record, change: Change, step: int, digest: str) -> None:
     payload["bandit"] = change.scheduler.saved()
     sealed = envelope.seal(store.prepare(payload, step=step, config_sha256=digest))
 
-    tx = journal.Transaction(run, "live", f"new bounds at step {step}: {words(change)}", now=utc_now())
+    tx = journal.Transaction(run, "live", f"new bounds at step {step}: {change.words()}", now=utc_now())
     tx.keep(run.state, store.folder / f"{committed.serial}.json")
     tx.put(run.config, str(change.request.config).encode())
     tx.put(run.effective, effective.changed(msgspec.json.decode(run.effective.read_bytes()), change.config))
@@ -120,12 +124,3 @@ def _write(record: Record, change: Change, step: int, digest: str) -> None:
     tx.commit()
 
     store.read()
-
-
-def words(change: Change) -> str:
-    """The change in words: `beta floor 0.3 -> 0.5`."""
-    return ", ".join(
-        f"{name} {key} {old} -> {found['new'][key]}"
-        for name, found in change.changes.items()
-        for key, old in found["old"].items()
-    )

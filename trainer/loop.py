@@ -51,6 +51,7 @@ class Loop:
         self.timers = Timers()
         self.checkup = Checkup(parts, display, self.timers)
         self.latest: StepResult | None = None
+        self.stopped = False  # asked to stop, which a run does whatever else ends it
         self.next_live = -math.inf
         self.began, self.began_step = clock(), self.at.step
 
@@ -179,7 +180,7 @@ class Loop:
             self.at.skipped_in_a_row, self.at.forgiven = 0, step  # a resume begins the count anew
         wanted = self.wanted(boundary=boundary)
         if wanted is not None and (flags.stop is not None or wanted.startswith("stop")):
-            ended = ended or Exit.STOPPED
+            ended, self.stopped = ended or Exit.STOPPED, True
         if not boundary and ended is None:
             if self.clock() >= self.next_live:
                 self.parts.record.look()  # a full disk ends the run now, not at the next boundary
@@ -262,8 +263,8 @@ class Loop:
         self.fill()
         for message in change.notes:
             self.display.note(message)
-        self.display.note(f"new bounds from step {step + 1} on: {live.words(change)}")
-        self.parts.record.desk.answer(step, f"in force from step {step + 1} on: {live.words(change)}")
+        self.display.note(f"new bounds from step {step + 1} on: {change.words()}")
+        self.parts.record.desk.answer(step, f"in force from step {step + 1} on: {change.words()}")
 
     def commit(self, *, checkpoint: bool, ended: Exit | None) -> Exit | None:
         """Have rows, checkpoint and state written by a thread, once the commit before is durable.
@@ -280,6 +281,8 @@ class Loop:
             parts.record.join()
         if checkpoint and self.at.last_sample and self.at.last_sample["kind"] == "pass":
             self.at.passing_checkpoint = self.at.step
+            if parts.gate.clean:
+                self.at.clean_checkpoint = self.at.step
         with self.timers("checkpoint" if checkpoint else "commit"):
             payload = {
                 "bandit": parts.scheduler.saved(),

@@ -52,7 +52,8 @@ class Position:
 
     uncredited: steps trained whose losses the bandit has not been credited with. forgiven:
     the last step whose skip counts no more, since the run ended for it. passing_checkpoint: the last
-    checkpoint whose newest sample passed the gate. halt: why the gate stopped the run, until an operator clears it.
+    checkpoint whose newest sample passed the gate; clean_checkpoint: the last one whose gate had no low sample left to
+    be paid off. halt: why the gate stopped the run, until an operator clears it.
     """
 
     step: int = 0
@@ -61,6 +62,7 @@ class Position:
     forgiven: int = 0
     loss_ema: float | None = None
     passing_checkpoint: int | None = None
+    clean_checkpoint: int | None = None
     last_sample: dict[str, Any] | None = None
     halt: dict[str, Any] | None = None
 
@@ -84,6 +86,7 @@ class Position:
                 "forgiven": self.forgiven,
                 "loss_ema": self.loss_ema,
                 "passing_checkpoint": self.passing_checkpoint,
+                "clean_checkpoint": self.clean_checkpoint,
                 "last_sample": self.last_sample,
             },
         }
@@ -109,6 +112,7 @@ class Position:
             forgiven=loop["forgiven"],
             loss_ema=loop["loss_ema"],
             passing_checkpoint=loop["passing_checkpoint"],
+            clean_checkpoint=loop.get("clean_checkpoint"),  # a state from before there was one
             last_sample=loop["last_sample"],
             halt=payload["halt"],
         )
@@ -274,7 +278,7 @@ class Record:
             loss = self.heldout_loss[1] if self.heldout_loss and self.heldout_loss[0] == at.step else None
             meta = {**self.meta, "heldout_loss": loss, "lr": self.lr}
         protect = set(self.standing.get("protected", []))  # what pivots began from
-        protect |= set() if at.passing_checkpoint is None else {at.passing_checkpoint}
+        protect |= {at.passing_checkpoint, at.clean_checkpoint} - {None}
         job = Job(rows, envelope, meta, protect)
         self.committer.hand(lambda: self._write(job))
 

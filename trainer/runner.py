@@ -1,6 +1,7 @@
 """One sitting of a run: what a command line asks for, under the run's lock, from launch to the last commit."""
 
 import contextlib
+import gc
 import re
 import shutil
 import time
@@ -20,17 +21,15 @@ from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes, write_atomic
 from curriculum.gate.coherence import score
 from curriculum.text import tokenizer as tokenizers
-from state import journal, passed, recover, survey
+from state import journal, passed, recover, rollback, survey
 from state.findings import Finding
 from state.lock import RunLock
 from state.run_dir import RunDir
 from state.store import StateStore
+from trainer import comeback
 from trainer.signals import Flags
 
 if TYPE_CHECKING:
-    from trainer.display import Display
-    from trainer.parts import Parts
-    from trainer.timing import Timers
     from trainer.world import World
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -99,16 +98,20 @@ def describe(plan: Plan) -> dict[str, Any]:
     from curriculum import sources
     from trainer import goal, identity, start, weights
 
-    config, run = plan.config, plan.run
+    run = plan.run
+    config = comeback.own(run, plan.config)
     payload: dict[str, Any] = {}
-    step, findings = 0, []
+    step, findings, goes_back = 0, [], None
     if run.exists():
         identity.refuse_other_config(run, config)
         seen = recover.look(run, StateStore(run.state), deep=False)
         payload, step = seen.settled.payload or {}, seen.settled.step
         findings = passed.before_launch(run, seen.findings)
         if halt := payload.get("halt"):
-            raise start.halted(run, halt)
+            back = rollback.plan(run, StateStore(run.state)) if config.gate.on_halt == "rollback" else None
+            if back is None:
+                raise start.halted(run, halt)
+            config, payload, step, goes_back = back.config, back.payload, back.step, back.words()
     with naming(config):
         corpus = sources.open_corpus(config)
         sources.check_sources(config, corpus, known=sources.known_arms(payload))
@@ -137,6 +140,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     return {
         "run": plan.run.name,
         "resumes": plan.run.exists(),
+        "goes_back": goes_back,
         "steps": config.train.steps,
         "tokens_per_step": config.train.grad_accum * config.train.micro_batch * config.model.block_size,
         "parameters": model.parameter_count(),
@@ -176,6 +180,7 @@ def table(plan: Plan, summary: dict[str, Any]) -> list[str]:
         ),
         f"would {verb} run {summary['run']}: {summary['steps']:,} steps of {summary['tokens_per_step']:,} tokens, "
         f"{summary['parameters']:,} parameters",
+        *([f"the gate halted it: it would go {summary['goes_back']}"] if summary["goes_back"] else []),
         *(f"warning: {warning}" for warning in summary["warnings"]),
         *(start.told(Finding(**found)) for found in summary["findings"]),
         *columns(["source", "phase", "cap", "floor", "share from", "to", "tokens"], rows),
@@ -216,10 +221,8 @@ def train(
     The other ranks of `world` are told what they `follow`. Raises FirehoseError where the run could not be launched,
     a file could not be written or a rank was lost.
     """
-    from trainer import view
     from trainer.display import open_display
-    from trainer.launch import launch
-    from trainer.record import ENDINGS
+    from trainer.sitting import Sitting
     from trainer.world import World
 
     config, run, world = plan.config, plan.run, world or World()
@@ -235,59 +238,41 @@ def train(
         before = run.process.read_bytes() if run.process.exists() else None
         run.begin(time.time())
         display = open_display(run.log)
-        step, seconds, began = 0, {}, False
+        last = min(until or config.train.steps, config.train.steps)
+        sitting = Sitting(run, display, flags=flags, last=last, runs_dir=plan.runs_dir, world=world)
         try:
             if done is not None:
                 display.note(f"finished what was begun and cut short: {done.what}")
-            for warning in plan.warnings:
+            config = comeback.own(run, config)
+            for warning in config_rules.warnings(config):
                 display.note(f"warning: {warning}")
             display.note(config_rules.decay_line(config))
-            last = min(until or config.train.steps, config.train.steps)
+            if not clear_halt:  # of a process that ended between its halt and its way back
+                config = comeback.come_back(run, config, display.note) or config
             with naming(config), world.talking():
-                if world.size > 1:
-                    world.announce(orders(config, run, last))
-                parts = launch(
-                    config,
-                    run,
-                    flags=flags,
-                    clear_halt=clear_halt,
-                    say=display.note,
-                    runs_dir=plan.runs_dir,
-                    world=world,
-                )
-            step, began = parts.position.step, True
-            for line in settings(
-                parts.config, parts.model.parameter_count(), parts.record.standing["platform"]
-            ):
-                display.note(line)
-            rows = budget.projection(config, step)
-            for line in [*budget.lines(rows), *budget.unknown(rows)]:
-                display.note(line)
-            if step >= last:
-                display.note(f"nothing to do: the run is at step {step} already")
-                parts.feed.close()
-                ended = view.outcome(parts, step)
-                run.end(ENDINGS[ended], exit_code=ended, step=step, now=time.time())
-            else:
-                verb = "begins" if step == 0 else f"resumes after step {step}"
-                display.note(f"run {run.name} {verb}; firehose status {run.root} looks at it from elsewhere")
-                ended, timers = trained(parts, display, last)
-                display.note(f"time: {timers.report()}")
-                seconds = timers.seconds
-            step = parts.position.step
-            display.note(closing(run, ended, step))
+                ended = sitting.stretch(config, clear_halt=clear_halt)
+                while sitting.may_go_on:
+                    back = comeback.come_back(run, config, display.note)
+                    if back is None:
+                        world.announce(None)
+                        break
+                    run.go_on()
+                    gc.collect()  # before the next launch asks for the same memory again
+                    config = back
+                    ended = sitting.stretch(config, clear_halt=False)
+            display.note(closing(run, ended, sitting.step))
             return {
                 "run": run.name,
                 "exit": int(ended),
-                "step": step,
-                "loss_ema": parts.position.loss_ema,
-                "seconds": seconds,
+                "step": sitting.step,
+                "loss_ema": sitting.loss_ema,
+                "seconds": sitting.seconds,
             }
         except FirehoseError as error:
             # On a full disk the first error is the one to show.
             with contextlib.suppress(FirehoseError, OSError):
-                if began:
-                    run.end("failed", exit_code=error.exit_code, step=step, now=time.time())
+                if sitting.began:
+                    run.end("failed", exit_code=error.exit_code, step=sitting.step, now=time.time())
                 elif before is None:
                     run.process.unlink()
                 else:
@@ -295,47 +280,6 @@ def train(
             raise
         finally:
             display.close()
-
-
-def orders(config: Config, run: RunDir, last: int) -> dict[str, Any]:
-    """What the other ranks need to follow a run up to step `last`: its config as text, wherever each of them is."""
-    original = configs.original_of(config.path) if config.path.name == "config.toml" else None
-    text = config.path.read_text(encoding="utf-8")
-    paths = {
-        "path": str(config.path),
-        "original": str(original or config.path),
-        "run": str(run.root.resolve()),
-    }
-    return {"config": text, **paths, "last": last}
-
-
-def follow(world: "World", flags: Flags) -> int:
-    """Train as one of the ranks that are not the first, as that one says; the exit code, which is that one's as well."""
-    from state.polish import polish
-    from trainer import launch, view
-    from trainer.display import Silent
-
-    with world.talking():
-        told = world.announce()
-        if told is None:  # rank 0 only looked
-            return Exit.OK
-        config = polish.check(told["config"], Path(told["path"]), Path(told["original"]))
-        parts = launch.follow(config, RunDir(Path(told["run"])), flags=flags, world=world)
-        step, last = parts.position.step, told["last"]
-        if step >= last:
-            parts.feed.close()
-            return view.outcome(parts, step)
-        return trained(parts, Silent(), last)[0]
-
-
-def trained(parts: "Parts", display: "Display", last: int) -> "tuple[Exit, Timers]":
-    """Train up to a step; how it ended, and where the time went."""
-    from trainer import collector
-    from trainer.loop import Loop
-
-    loop = Loop(parts, display)
-    with parts.world.talking(), collector.at_boundaries():
-        return loop.run(last), loop.timers
 
 
 def check_space(root: Path, least: int = 64 << 20) -> None:
@@ -348,21 +292,6 @@ def check_space(root: Path, least: int = 64 << 20) -> None:
             path=root,
             next="free some space, or give another folder with --runs-dir",
         )
-
-
-def settings(config: Config, parameters: int, platform: dict[str, Any]) -> list[str]:
-    """Every effective setting, a line a section, as a run prints them at its start."""
-    lines = [f"model: {parameters:,} parameters", "platform: " + _pairs(platform)]
-    for section, value in configs.effective(config).items():
-        if section == "sources":
-            lines += [f"source {name}: {_pairs(source)}" for name, source in value.items()]
-        elif isinstance(value, dict):
-            lines.append(f"{section}: {_pairs(value)}")
-    return lines
-
-
-def _pairs(table: dict[str, Any]) -> str:
-    return "  ".join(f"{key}={value}" for key, value in table.items())
 
 
 def closing(run: RunDir, ended: Exit, step: int) -> str:

@@ -143,8 +143,10 @@ def settle(
         say(note)
     fresh = found.settled.payload is None
     halt = None if fresh else result.payload["halt"]
-    if halt is not None and not clear_halt:
-        raise halted(run, halt)
+    if halt is not None:
+        if not clear_halt:
+            raise halted(run, halt)
+        result.payload["rollbacks"] = []  # a person has looked
     platform, lost = choose_platform(config, corpus, result.payload.get("platform"), world)
     for message in lost:
         say(message)

@@ -8,6 +8,7 @@ from curriculum import budget
 from curriculum.eligibility import never_picked, why_not
 from curriculum.errors import Exit
 from curriculum.gate.coherence import Score
+from state import rollback
 from state.cli import plain
 from trainer import peak
 from trainer.display import Arm, Progress
@@ -62,7 +63,7 @@ def look(
 
 def alarms(parts: Parts) -> list[str]:
     """What a person should know: sources the config wants and the run goes on without, unless an operator took them out;
-    a newest checkpoint that is not sound as a model; a group of parameters that steps move too little or too much."""
+    a newest checkpoint that is not sound as a model; the times it went back; a group of parameters that steps move too little or too much."""
     found = [] if parts.record.alarm is None else [parts.record.alarm]
     return (
         found
@@ -73,6 +74,7 @@ def alarms(parts: Parts) -> list[str]:
             and not entry.get("removed")
             and never_picked(parts.config, name) is None
         ]
+        + rollback.alarms(parts.record.standing)
         + parts.judge.alarms()
         + parts.ratios.alarms
     )

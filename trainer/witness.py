@@ -13,7 +13,10 @@ class Witness(Record):
 
     def __init__(self, run: RunDir, start: Start, *, config_sha256: str) -> None:
         self.run, self.name, self.config_sha256 = run, run.name, config_sha256
-        self.standing = {key: start.payload[key] for key in ("pruned", "data")} | {"platform": start.platform}
+        self.standing = {key: start.payload[key] for key in ("pruned", "data")} | {
+            "platform": start.platform,
+            "rollbacks": start.payload.get("rollbacks", []),
+        }
         self.checkpoint_step = None
         self.alarm = None
         self.desk = NoDesk(run)

@@ -218,6 +218,11 @@ class Gate:
             reason = fired.replace("%s", said)
         return Verdict(kind, self._low.streak, self._low.low_in_window, reason)
 
+    @property
+    def clean(self) -> bool:
+        """Whether passing samples have paid off every low one, as the tally counts them."""
+        return self._low.tally == 0
+
     def alarms(self) -> list[str]:
         """The audits for which a rule holds now, in words."""
         return [

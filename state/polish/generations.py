@@ -35,7 +35,7 @@ def history(run: RunDir) -> list[dict[str, Any]]:
     begun = {event["archive"]: number for number, event in line}
     rows, number = [_row({}, 0, current=current == 0)], 0
     for _, event in pivot.turns(run):
-        if event["event"] == "live":
+        if event["event"] in pivot.IN_BETWEEN:
             rows.append(_row({**event, "changes": _listed(event["changes"])}, None))
             continue
         number += 1

@@ -10,9 +10,12 @@ from curriculum.eligibility import phases
 from curriculum.errors import Exit, FirehoseError
 from state.reconcile import BOUNDS
 
+Changes = dict[str, dict[str, dict[str, Any]]]
+"""Arm name to {"old": {key: value}, "new": {key: value}}, of the bounds that differ."""
 
-def changes(old: Config, new: Config) -> dict[str, dict[str, dict[str, Any]]]:
-    """The bounds that differ: arm name to {"old": {key: value}, "new": {key: value}}, of the differing keys alone.
+
+def changes(old: Config, new: Config) -> Changes:
+    """The bounds that differ.
 
     Raises FirehoseError(REFUSED), naming keys or arm, where anything else that changes training differs, a source would
     enter or leave the run, or there is nothing to change.
@@ -24,7 +27,7 @@ def changes(old: Config, new: Config) -> dict[str, dict[str, dict[str, Any]]]:
     before, after = ({name for phase in phases(c) for name in phase.sources} for c in (old, new))
     if moved := sorted(before ^ after):
         raise _refused(f"{', '.join(moved)} would enter or leave the run", new, arm=moved[0])
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    found: Changes = {}
     for name, key in (allowed[key] for key in differing):
         change = found.setdefault(name, {"old": {}, "new": {}})
         change["old"][key], change["new"][key] = (getattr(c.sources[name], key) for c in (old, new))
@@ -33,7 +36,20 @@ def changes(old: Config, new: Config) -> dict[str, dict[str, dict[str, Any]]]:
     return found
 
 
-def with_bounds(config: Config, found: dict[str, dict[str, dict[str, Any]]], side: str) -> Config:
+def words(found: Changes) -> str:
+    """Changes in words.
+
+    >>> words({"beta": {"old": {"cap": 1.3, "floor": 0.8}, "new": {"cap": 0.5, "floor": 0.5}}})
+    'beta cap 1.3 -> 0.5, beta floor 0.8 -> 0.5'
+    """
+    return ", ".join(
+        f"{name} {key} {old} -> {both['new'][key]}"
+        for name, both in found.items()
+        for key, old in both["old"].items()
+    )
+
+
+def with_bounds(config: Config, found: Changes, side: str) -> Config:
     """A config with the bounds of one side, "old" or "new", of `changes`. Sources it does not have are passed over."""
     sources = {
         name: msgspec.structs.replace(source, **found[name][side]) if name in found else source

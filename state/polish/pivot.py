@@ -32,8 +32,10 @@ from state.rows import EMPTY, HEAD, TAIL
 from state.run_dir import RunDir, read_object
 from state.settle import settle
 from state.store import StateStore
+from state.story import HALT_ROLLBACK
 from state.survey import reconciled
 
+IN_BETWEEN = ("live", HALT_ROLLBACK)  # changes of bounds that begin no lineage
 KIND = "polish"  # of its transactions in the archive
 LOOP = {
     "uncredited": {},
@@ -252,11 +254,11 @@ class Before:
 
 def pivots(run: RunDir) -> list[tuple[journal.Entry, dict[str, Any]]]:
     """The finished pivots and rollbacks that were not undone, oldest first, each with its event."""
-    return [(entry, event) for entry, event in turns(run) if event["event"] != "live"]
+    return [(entry, event) for entry, event in turns(run) if event["event"] not in IN_BETWEEN]
 
 
 def turns(run: RunDir) -> list[tuple[journal.Entry, dict[str, Any]]]:
-    """As `pivots`, with the changes of bounds that the run took as it ran."""
+    """As `pivots`, with the changes of bounds that the run took as it ran or went back with."""
     entries = journal.entries(run)
     undone = {entry.undoes for entry in entries}
     return [
@@ -264,7 +266,7 @@ def turns(run: RunDir) -> list[tuple[journal.Entry, dict[str, Any]]]:
         for entry in entries
         for operation in entry.operations
         if isinstance(operation, journal.Record)
-        and operation.event.get("event") in ("pivot", "rollback", "live")
+        and operation.event.get("event") in ("pivot", "rollback", *IN_BETWEEN)
         and entry.number not in undone
     ]
 

@@ -3,7 +3,8 @@
 `python -m tests.e2e.ranks JOBS`, JOBS a JSON list; each job is a table:
 config, runs, name: of the run. size: ranks (default 1). until: last step. die: `RANK:STEP` (`*` for all ranks) kills
 itself with SIGKILL as it dispatches the step. steer: a signal's name, `RANK:STEP:SIGNAL`, sent by that rank to itself.
-bounds: `STEP:OLD:NEW` asks for another config then, with OLD replaced. told: losses come from a table and nothing is trained. lie: `RANK:STEP` picks something else there.
+bounds: `STEP:OLD:NEW` asks for another config then, with OLD replaced. collapse: `STEP:TIMES`, the model
+speaks garbage at that step, until the run has gone back for it so often. told: losses come from a table and nothing is trained. lie: `RANK:STEP` picks something else there.
 Prints a JSON list: of each job the exit codes (rank by rank), what was said (stderr of all ranks), and every rank's picks.
 """
 
@@ -25,10 +26,12 @@ import torch.distributed.fsdp  # likewise
 from bandit.hashing import mix64
 from bandit.ledger import Ticket
 from curriculum.errors import FirehoseError
+from curriculum.gate.judge import Judge
 from state.process import read_process
 from state.requests import Request
 from state.run_dir import RunDir, record_id
-from trainer import launch, loop, runner  # noqa: F401  imported once, before the forks
+from trainer import launch, loop, runner, sampling, sitting  # noqa: F401  imported once, before the forks
+from trainer.sampling import Drawn
 from trainer.signals import Flags
 from trainer.step import TrainStep
 from trainer.world import World
@@ -78,6 +81,26 @@ def prepare(job: Job, rank: int, picks: list[list[int]]) -> None:
         picks.extend([step, ticket.arm, ticket.window] for ticket in tickets)
 
     TrainStep.run, loop.Loop.issue = watched_run, watched_issue  # type: ignore[method-assign]
+    if "collapse" in job:
+        collapse(job)
+
+
+def collapse(job: Job) -> None:
+    """Have the model speak garbage, for which one source is to blame."""
+    step, times = (int(part) for part in job["collapse"].split(":"))
+    run = RunDir(Path(job["runs"]) / job["name"])
+
+    def generate(*given: Any, key: tuple[int, int], **named: Any) -> Drawn:
+        bad = key[1] == step and len(list(run.archive.glob("*-halt-rollback"))) < times
+        text = (
+            "region region region region"
+            if bad
+            else "It rained all day, so we stayed in and read an old book."
+        )
+        return Drawn(text, [1, 2, 3], 2.0)
+
+    sampling.generate = generate
+    Judge.blame = lambda self: {"gamma": 0.5}  # type: ignore[method-assign]
 
 
 def ask(run: RunDir, old: str, new: str) -> None:
@@ -97,7 +120,7 @@ def work(job: Job, picks: list[list[int]]) -> int:
     with World.join() as world:
         prepare(job, world.rank, picks)
         if not world.first:
-            return runner.follow(world, flags)
+            return sitting.follow(world, flags)
         plan = runner.plan(Path(job["config"]), name=job["name"], runs_dir=Path(job["runs"]), resume="auto")
         return int(runner.train(plan, flags=flags, until=job.get("until"), world=world)["exit"])
 

@@ -34,6 +34,11 @@ LONG = (
     ("heldout_every = 20", "heldout_every = 100"),
 )
 SHORT = (*SMALL, ("steps = 60", "steps = 40"))
+BACK = (
+    *SHORT,
+    ("checkpoint_every = 20", "checkpoint_every = 10"),
+    ("[gate]", '[gate]\non_halt = "rollback"\nconsecutive = 1'),
+)
 FSDP = ("threads = 1", 'threads = 1\nparallel = "fsdp"')
 CLOSE = 1e-4  # nats; the acceptance's bound for fp32
 
@@ -64,6 +69,8 @@ JOBS: dict[str, tuple[tuple[tuple[str, str], ...], dict[str, Any]]] = {
     "shards on": ((*SHORT, FSDP), {"size": 2}),
     "gathered": ((*SHORT, FSDP), {"size": 2, "until": 20}),
     "gathered on": (SHORT, {}),
+    "back": (BACK, {"size": 2, "collapse": "20:1"}),
+    "stays": (BACK, {"size": 2, "collapse": "20:9"}),
     "uneven": (SHORT, {"size": 3}),
     "heldout-one": ((*SHORT, ("probe_every = 7", 'probe_every = 7\nreward = "heldout"')), {}),
     "heldout-two": ((*SHORT, ("probe_every = 7", 'probe_every = 7\nreward = "heldout"')), {"size": 2}),
@@ -225,6 +232,16 @@ def test_new_bounds_are_taken_by_all_ranks(ran: Ran) -> None:
     assert event["step"] == 20 and event["changes"]["beta"]["new"]["floor"] == 0.9
     assert ran.arms("bounds")[:20] == ran.arms("straight")[:20]
     assert ran.arms("bounds") != ran.arms("straight")
+
+
+def test_all_ranks_go_back_from_a_halt(ran: Ran) -> None:
+    assert ran.codes("back") == [Exit.ALARMS] * 2, ran.said("back")
+    (event,) = [event for event in ran.run("back").events() if event["event"] == "halt-rollback"]
+    assert (event["step"], event["halt"]["step"]) == (10, 20)
+    assert ran.arms("back")[:10] == ran.arms("straight")[:10]
+    assert len(ran.losses("back")) == 40 and ran.arms("back") != ran.arms("straight")
+    assert ran.codes("stays") == [Exit.HALTED] * 2
+    assert "gone back 3 times already" in ran.said("stays")
 
 
 def test_shards_train_as_copies_do_and_their_checkpoint_needs_none(ran: Ran) -> None:
