@@ -13,7 +13,10 @@ from pathlib import Path
 import typer
 
 from curriculum.errors import FirehoseError
+from state import journal
+from state.lock import RunLock
 from state.run_dir import RunDir
+from state.store import StateStore
 from tests.faults.on_runs import change, on_run, trained
 from tests.faults.scenario import Scenario
 from tests.state import state_runs
@@ -131,6 +134,57 @@ def polish(name: str, *words: str, before: tuple[tuple[str, ...], ...] = ()) -> 
     return on_run(name, make, act, "runs/demo", warm=warm)
 
 
+# The way back from a halt of the gate.
+
+
+@functools.cache
+def halted() -> Path:
+    """A folder with the published run in small, halted by the gate at step 60; its sample of step 40 had passed."""
+    from curriculum import config as configs
+    from tests.fixtures import unlit, v3
+
+    folder = Path(tempfile.mkdtemp(prefix="firehose-faults-halted-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = v3.make(folder).path
+    path.write_text(path.read_text().replace("[gate]", '[gate]\non_halt = "rollback"'))
+    config = configs.load(path)
+    run = unlit.stopped(config, folder / "runs/demo", 40)
+    state, _ = StateStore(run.state).read()
+    assert state is not None
+    payload = state.payload
+    name = next(iter(payload["bandit"]["arms"]))
+    unlit.commit(run, config, payload, 60, lineage=unlit.LINEAGE)
+    halt = {"step": 60, "reason": "5 samples in a row", "blame": {name: 0.5}}
+    loop = {**payload["loop"], "passing_checkpoint": 40}
+    StateStore(run.state).commit(
+        {**payload, "halt": halt, "loop": loop}, step=60, config_sha256=configs.digest(config)
+    )
+    return folder
+
+
+def come_back() -> Scenario:
+    """What a launch does first with a run that the gate has halted, where its config says so."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(halted(), folder, dirs_exist_ok=True)
+
+    def act(folder: Path, acknowledge: Callable[[object], None]) -> None:
+        from curriculum import config as configs
+        from trainer import comeback
+
+        run = RunDir(folder / "runs/demo")
+        with RunLock(run.lock):
+            journal.redo(run)
+            comeback.come_back(run, configs.load(run.config), lambda message: None)
+        acknowledge("done")
+
+    def warm() -> None:
+        imports()
+        halted()
+
+    return on_run("gate: back from a halt", make, act, "runs/demo", warm=warm)
+
+
 # Repairs of a run that was trained a little.
 
 
@@ -183,6 +237,7 @@ COMMANDS = [
         lambda data: data.replace(b'"skipped_in_a_row": 0', b'"skipped_in_a_row": 1'),
         "--accept-edit",
     ),
+    come_back(),
     polish("polish apply (stopped run)", *APPLY),
     polish("polish rollback, applied", *APPLY, before=(APPLY, ("polish", "rollback", "{run}"))),
 ]
