@@ -13,6 +13,7 @@ from curriculum import config as configs
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.judge import Judge
 from state import effective, journal, recover, rollback, story
+from state.operate import change
 from state.polish import generations
 from state.repair import check
 from state.rows import read_rows
@@ -138,6 +139,17 @@ def test_it_is_the_run_that_a_person_would_have_edited_there(
     for name in ("loss", "pulls", "heldout", "samples"):
         files = [run.root / f"tiny.{name}.json" for run in (the_run(config), own)]
         assert files[0].read_bytes() == files[1].read_bytes(), name
+
+
+def test_an_edit_since_that_checkpoint_is_made_again(config: Path, speak: Speak) -> None:
+    run = the_run(config)
+    speak(while_uncapped(config))
+    go(config, until=40)
+    change.edit(run, [("rm", {"arm": "alpha"})])
+    assert go(config)["step"] == 120
+    assert "alpha" in the_state(config).payload["pruned"]
+    found = verify(story.read(run))
+    assert (found.found, found.missing) == (240, [])
 
 
 def test_three_times_and_then_a_person_must_look(config: Path, speak: Speak) -> None:
@@ -278,3 +290,12 @@ def test_it_goes_back_to_before_the_low_samples(config: Path, speak: Speak) -> N
     assert go(config)["exit"] == Exit.ALARMS
     assert "HALTED by the coherence gate at step 90" in log(config)
     assert "back to step 40 (50 steps are given up)" in log(config)
+
+
+def test_it_begins_to_judge_anew(config: Path, speak: Speak) -> None:
+    """Low samples from before the checkpoint were another mixture's: two more are not three."""
+    config.write_text(config.read_text().replace("consecutive = 3", "consecutive = 5\nwindow = 6\nwindow_low = 3"))
+    speak(lambda step: BAD if step in (10, 30, 40) else GOOD)
+    assert go(config)["exit"] == Exit.ALARMS
+    assert "HALTED by the coherence gate at step 40" in log(config)
+    assert "back to step 20 (20 steps are given up)" in log(config)  # no sample is paid off: the last that passed
