@@ -294,8 +294,12 @@ def test_it_goes_back_to_before_the_low_samples(config: Path, speak: Speak) -> N
 
 def test_it_begins_to_judge_anew(config: Path, speak: Speak) -> None:
     """Low samples from before the checkpoint were another mixture's: two more are not three."""
-    config.write_text(config.read_text().replace("consecutive = 3", "consecutive = 5\nwindow = 6\nwindow_low = 3"))
+    config.write_text(
+        config.read_text().replace("consecutive = 3", "consecutive = 5\nwindow = 6\nwindow_low = 3")
+    )
     speak(lambda step: BAD if step in (10, 30, 40) else GOOD)
     assert go(config)["exit"] == Exit.ALARMS
     assert "HALTED by the coherence gate at step 40" in log(config)
-    assert "back to step 20 (20 steps are given up)" in log(config)  # no sample is paid off: the last that passed
+    assert "back to step 20 (20 steps are given up)" in log(
+        config
+    )  # no sample is paid off: the last that passed
