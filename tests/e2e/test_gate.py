@@ -89,7 +89,7 @@ def test_every_runner_samples_through_the_gate() -> None:
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
                 if name in calls:
                     calls[name].append(path.name)
-    assert set(calls["Loop"]) == {"runner.py", "rehearsal.py"}  # the doctor rehearses the whole launch
+    assert set(calls["Loop"]) == {"sitting.py", "rehearsal.py"}  # the doctor rehearses the whole launch
     assert calls["observe"] == ["checkup.py"]
     # Two of a run's, its check-up's draw and that draw's making in launch; two that train nothing, `firehose sample` and the doctor.
     assert sorted(calls["generate"]) == ["checkup.py", "launch.py", "rehearsal.py", "runner.py"]
