@@ -1,6 +1,7 @@
 """What a run is doing, from its files alone: the object of `status --json` (DESIGN 9.1) and the screen made from it."""
 
 import re
+import textwrap
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -205,6 +206,7 @@ def screen(body: dict[str, Any], now: float) -> list[str]:
         f"  speed       {number(body['steps_per_s'], '.3g')} steps/s{share}, {duration(eta)} left{end}",
         *_left(body["budget"]),
         f"  loss        {number(body['loss'], '.4f')} (average {number(body['loss_ema'], '.4f')})",
+        *_updates(body["groups"]),
         f"  checkpoint  step {number(body['checkpoint_step'], ',')}",
         f"  state       serial {number(body['serial'], 'd')}, lineage {(body['lineage'] or '-')[:8]}",
         f"  gate        last score {number(gate['last_score'], '.1f')}, {number(gate['streak'], 'd')} low in a row"
@@ -237,6 +239,18 @@ def _left(budget: list[dict[str, Any]]) -> list[str]:
         if left[key] is not None
     ]
     return [f"  budget      {', '.join(said)} left"]
+
+
+def _updates(groups: list[dict[str, Any]]) -> list[str]:
+    """How far the last step that was looked at moved each group of parameters, for its size."""
+    said = (
+        f"{group['name']} {number(group['ratio'], '.1e')}"
+        + (f" TOO {group['out'].upper()}" if group.get("out") else "")
+        for group in groups
+    )
+    whole = ", ".join(part.replace(" ", "\xa0") for part in said)  # a line ends between groups
+    lines = textwrap.wrap(whole, 80, initial_indent="  updates     ", subsequent_indent=" " * 14)
+    return [line.replace("\xa0", " ") for line in lines]
 
 
 def _arm_row(arm: dict[str, Any]) -> list[str]:

@@ -5,8 +5,8 @@ learning rate is too low for it learns nothing while the loss, which others make
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from trainer import optim
 from trainer.parallel import Whole
 
 LOW, HIGH = 1e-5, 1e-1
+Side = Literal["low", "high"] | None  # of the range
 WARM = 0.1  # of the peak learning rate, under which nothing is judged
 SAMPLE = 1 << 16  # values of a tensor that are looked at, evenly spaced
 EPSILON = 1e-8  # AdamW's
@@ -22,11 +23,13 @@ EPSILON = 1e-8  # AdamW's
 
 @dataclass(frozen=True, slots=True)
 class GroupUpdate:
-    """lr: the group's own, of the step. ratio: RMS of the step's update over that of the weights."""
+    """lr: the group's own, of the step. ratio: RMS of the step's update over that of the weights. out: on which side of the
+    range the group was when last judged, None within it."""
 
     name: str
     lr: float
     ratio: float
+    out: Side = None
 
     def as_dict(self) -> dict[str, Any]:
         """The group as `status --json` prints it."""
@@ -44,25 +47,24 @@ class Ratios:
         self.shared, self.optimizer, self.peak = shared, optimizer, peak
         self.found: list[GroupUpdate] = []
         self.alarms: list[str] = []
-        self.out: set[str] = set()  # groups out of range at the last boundary that was judged
+        self.out: dict[str, Side] = {}  # of each group, at the last boundary that was judged
 
     def measure(self, step: int, lr: float) -> list[str]:
         """Look at the step just done, of learning rate `lr`; the alarms that were not there before. All ranks must ask.
 
         Waits for the device once: for a boundary, which waits for it anyway.
         """
-        self.found = self._look(lr)
-        if lr <= WARM * self.peak:
-            return []
-        known = {alarm.split(":")[0] for alarm in self.alarms}
-        out = {group.name for group in self.found if not LOW <= group.ratio <= HIGH}
-        self.alarms = [
-            f"update of {group.name}: {group.ratio:.1e} of its weights a step at step {step}, outside {LOW:g} to {HIGH:g}: "
-            f"train.lr_scale.{group.name} is too {'low' if group.ratio < LOW else 'high'} for it"
-            for group in self.found
-            if group.name in out & self.out
-        ]
-        self.out = out
+        found, known = self._look(lr), {alarm.split(":")[0] for alarm in self.alarms}
+        if lr > WARM * self.peak:
+            out = {group.name: side(group.ratio) for group in found}
+            self.alarms = [
+                f"update of {group.name}: {group.ratio:.1e} of its weights a step at step {step}, outside {LOW:g} to "
+                f"{HIGH:g}: train.lr_scale.{group.name} is too {out[group.name]} for it"
+                for group in found
+                if out[group.name] and self.out.get(group.name)
+            ]
+            self.out = out
+        self.found = [replace(group, out=self.out.get(group.name)) for group in found]
         return [alarm for alarm in self.alarms if alarm.split(":")[0] not in known]
 
     @torch.no_grad()
@@ -100,6 +102,15 @@ class Ratios:
         steps = memory["step"].to(own.device)
         moved = first / (1 - betas[0] ** steps) / ((second / (1 - betas[1] ** steps)).sqrt() + EPSILON)
         return moved.double().square().sum() * stride, own[::stride].double().square().sum() * stride
+
+
+def side(ratio: float) -> Side:
+    """On which side of the range a ratio is.
+
+    >>> side(1e-6), side(1e-3), side(0.2)
+    ('low', None, 'high')
+    """
+    return "low" if ratio < LOW else None if ratio <= HIGH else "high"
 
 
 def sum_(values: Iterable[Tensor]) -> Tensor:

@@ -68,6 +68,13 @@ LIVE = {
     "loss": 3.25,
     "loss_ema": 3.5,
     "lr": 1e-3,
+    "groups": [
+        {"name": "embedding", "lr": 1e-3, "ratio": 0.00123, "out": None},
+        {"name": "norms", "lr": 1e-3, "ratio": None, "out": "high"},
+        {"name": "attention", "lr": 1e-9, "ratio": 4.56e-8, "out": "low"},
+        {"name": "mlp", "lr": 1e-3, "ratio": 1.5e-3},
+        {"name": "head", "lr": 1.0, "ratio": 0.25, "out": "high"},
+    ],
     "norm": 1.0,
     "checkpoint_step": 20,
     "gate": {"last_score": 71.5, "streak": 0, "halted": False},
@@ -182,6 +189,18 @@ def test_the_screen_fits_80_columns_whatever_the_numbers(committed: RunDir) -> N
     ):
         assert any(words in line for line in text), words
     assert invoke(committed, "status").stdout.splitlines()[0] == text[0], "the only run needs no name"
+
+
+def test_the_screen_marks_the_groups_that_steps_move_too_little_or_too_much(committed: RunDir) -> None:
+    live(committed)
+    text = screen(status(committed, time.time())[0], time.time())
+    at = next(number for number, line in enumerate(text) if line.startswith("  updates "))
+    assert text[at : at + 2] == [
+        "  updates     embedding 1.2e-03, norms - TOO HIGH, attention 4.6e-08 TOO LOW,",
+        "              mlp 1.5e-03, head 2.5e-01 TOO HIGH",
+    ]
+    live(committed, groups=[])
+    assert not any("updates" in line for line in screen(status(committed, time.time())[0], time.time()))
 
 
 def test_list(committed: RunDir) -> None:

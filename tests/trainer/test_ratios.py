@@ -1,5 +1,6 @@
 """Learning rates by group of parameters, and how far steps move each group: measured, told, an alarm out of range."""
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from curriculum import config as configs
 from curriculum.config import LrScale
 from curriculum.errors import Exit, FirehoseError
 from state.run_dir import read_object
-from state.status import status
+from state.status import screen, status
 from tests.fixtures import tiny
 from tests.fixtures.runs import go, log, the_run
 from trainer import optim
@@ -115,7 +116,9 @@ def test_a_group_out_of_range_twice_is_an_alarm_and_only_past_a_tenth_of_the_pea
     ratios = Ratios(Whole(step.model), step.optimizer, peak=1e-3)
     for _ in range(3):
         assert ratios.measure(100, 1e-4) == []
+        assert {group.out for group in ratios.found} == {None}, "not judged yet"
     assert ratios.measure(200, 5e-4) == []
+    assert {group.name: group.out for group in ratios.found}["mlp"] == "low"
     (said,) = ratios.measure(300, 5e-4)
     assert "update of mlp" in said
     assert "train.lr_scale.mlp is too low" in said
@@ -132,6 +135,7 @@ def test_a_run_with_a_backbone_that_stands_still_ends_with_an_alarm(tmp_path: Pa
     assert "ALARM update of attention" in log(config)
     assert "weight decay 0.01, from scratch (the default)" in log(config)
     body, _ = status(run, 0.0)
+    assert re.findall(r"(\w+) \S+ TOO LOW", "\n".join(screen(body, 0.0))) == ["attention", "mlp"]
     assert [group["name"] for group in body["groups"]] == ["embedding", "norms", "attention", "mlp"]
     assert len([alarm for alarm in body["alarms"] if alarm.startswith("update of ")]) == 2
     told = [event for event in run.events() if event["event"] == "update-ratio"]
