@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ from state.store import StateStore
 from tests.fixtures import tiny
 from tests.fixtures.language import WORDS, document, spoken
 from tests.fixtures.runs import go, log, the_run
+from tests.incidents.i10_memorised_source import no_quantile
+from tests.incidents.i17_word_salad import no_coherence
 from trainer import sampling
 from trainer.checkup import Checkup
 
@@ -52,26 +55,29 @@ def config(tmp_path: Path) -> Path:
     return read.path
 
 
-def test_a_run_with_three_incidents_halts_and_tells_why(
-    config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """I17: once the lists are known by heart, the model speaks word salad."""
-    draw, salad = random.Random(1), False
+def asleep(config: Path, patch: pytest.MonkeyPatch) -> tuple[dict[str, Any], list[bool]]:
+    """What came of the run, whose model speaks word salad (I17) once the lists are known by heart; of each sample, whether."""
+    draw, salads = random.Random(1), [False]
     whole = Checkup.sample
 
     def sample(self: Checkup, step: int) -> bool:
-        nonlocal salad
         known = self.parts.reward.loss_ema(self.parts.arm_ids["gamma"])
-        salad = known is not None and known < 0.3
+        salads.append(known is not None and known < 0.3)
         return whole(self, step)
 
     def generate(*given: object, **named: object) -> sampling.Drawn:
-        words = draw.choices(WORDS, k=60) if salad else spoken(draw, 60)
+        words = draw.choices(WORDS, k=60) if salads[-1] else spoken(draw, 60)
         return sampling.Drawn(" ".join(words), [1, 2, 3], 2.0)
 
-    monkeypatch.setattr(Checkup, "sample", sample)
-    monkeypatch.setattr(sampling, "generate", generate)
-    outcome = go(config)
+    patch.setattr(Checkup, "sample", sample)
+    patch.setattr(sampling, "generate", generate)
+    return go(config), salads[1:]
+
+
+def test_a_run_with_three_incidents_halts_and_tells_why(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, _ = asleep(config, monkeypatch)
     run = the_run(config)
     assert outcome["exit"] == Exit.HALTED, outcome
 
@@ -92,3 +98,18 @@ def test_a_run_with_three_incidents_halts_and_tells_why(
     assert "gamma" in rows[-1]["audits"]["memorised"]
     alarms = status(run, 0.0)[0]["alarms"]
     assert any("source gamma is being memorised" in alarm for alarm in alarms), alarms
+
+
+def test_with_the_guards_off_it_runs_to_its_end_and_names_nobody(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same harm: the lists known by heart, salad in every sample from then on; and nothing in the log says so."""
+    no_coherence(monkeypatch)
+    no_quantile(monkeypatch)
+    outcome, salads = asleep(config, monkeypatch)
+    assert (outcome["exit"], outcome["step"]) == (Exit.OK, 500)
+    assert salads.count(True) >= 10 and salads[-1], "the harm is done"
+    rows, told = read_rows(the_run(config).samples), log(config)
+    assert [row["verdict"]["kind"] for row in rows] == ["pass"] * 25, "salad scores as sense does"
+    for word in ("HALTED", "ALARM", "to blame", "audits:"):
+        assert word not in told, word
