@@ -7,14 +7,13 @@ import torch
 
 from curriculum.errors import Exit, FirehoseError
 from tests.fixtures import broken
-from tests.fixtures.broken import Broken
+from tests.fixtures.broken import Broken, decoder, windows
 from tests.fixtures.runs import go, the_run
 from tests.incidents.switch import caught, incident
 from trainer.doctor import model as checks
 from trainer.doctor.checks import Check
-from trainer.model import Decoder, Shape
+from trainer.model import Decoder
 
-SHAPE = Shape(vocab_size=400, block_size=32, width=64, heads=4, layers=3)
 BUGS: dict[str, tuple[Broken, str]] = {
     "missing residual": (broken.without_residual, "residual"),
     "missing norm": (broken.without_norm, "norms"),
@@ -30,11 +29,6 @@ def no_check(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(checks, name, lambda *given, name=name: Check(name, True, 0.0, ""))
 
 
-def windows() -> torch.Tensor:
-    shape = (2, SHAPE.block_size + 1)
-    return torch.randint(0, SHAPE.vocab_size, shape, generator=torch.Generator().manual_seed(5))
-
-
 def ask(name: str, model: Decoder) -> Check:
     """One check of the doctor's, by the name of its function."""
     found = getattr(checks, name)
@@ -47,13 +41,11 @@ def ask(name: str, model: Decoder) -> Check:
 @incident(off=no_check)
 def test_each_of_the_six_is_found_and_named(bug: str, monkeypatch: pytest.MonkeyPatch) -> str:
     breaks, name = BUGS[bug]
-    sound = Decoder(SHAPE)
-    sound.initialise(3)
+    sound = decoder()
     assert ask(name, sound).ok
     before = sound(windows()[:, :-1]), sound.loss(windows())
     breaks(monkeypatch)
-    ill = Decoder(SHAPE)
-    ill.initialise(3)
+    ill = decoder()
     if name != "calls":  # the same numbers, slowly
         after = ill(windows()[:, :-1]), ill.loss(windows())
         assert not all(map(torch.equal, before, after)), "it computes something else"

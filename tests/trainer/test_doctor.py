@@ -1,7 +1,6 @@
 """The doctor on a whole run: nothing to say of a sound one, and the right words for each part broken on purpose."""
 
 import json
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from typer.testing import CliRunner
 
 from curriculum import config as configs
 from curriculum.tokens.corpus import Corpus
-from tests.fixtures import tiny
 from trainer import cli, launch, optim
 from trainer.checkup import Checkup
 from trainer.doctor import checks, harness
@@ -26,26 +24,14 @@ from trainer.signals import Flags
 Breaks = Callable[[Path, pytest.MonkeyPatch], None]
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("doctor")
-    tiny.make(folder, *tiny.QUICK)
-    return folder
-
-
-@pytest.fixture
-def world(sound: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sound, tmp_path / "world")) / "tiny.toml"
-
-
 def failing(config: Path, *, quick: bool = True) -> dict[str, Check]:
     found = examine(configs.load(config), config.parent / "runs", quick=quick)
     return {check.name: check for check in found if not check.ok}
 
 
-def test_a_sound_run_passes_every_check_and_nothing_is_left_of_it(world: Path) -> None:
-    assert failing(world, quick=False) == {}
-    assert not (world.parent / "runs").exists()
+def test_a_sound_run_passes_every_check_and_nothing_is_left_of_it(config: Path) -> None:
+    assert failing(config, quick=False) == {}
+    assert not (config.parent / "runs").exists()
 
 
 def truncated(config: Path, patch: pytest.MonkeyPatch) -> None:
@@ -187,15 +173,15 @@ FULL = {"50,000 of 560,000 samples"}
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_part_that_is_broken_is_found_and_named(
-    name: str, world: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaks, check, words = BROKEN[name]
-    breaks(world, monkeypatch)
-    found = failing(world, quick=name not in FULL)
+    breaks(config, monkeypatch)
+    found = failing(config, quick=name not in FULL)
     assert check in found and words in found[check].message, found
 
 
-def test_a_value_that_is_not_read_is_named(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_is_not_read_is_named(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """I18, as it was: the decay hard-coded in the optimizer, whatever the config says; here the moments' rates too."""
     inner = optim.build
 
@@ -203,27 +189,27 @@ def test_a_value_that_is_not_read_is_named(world: Path, monkeypatch: pytest.Monk
         return inner(*given, **{**named, "weight_decay": 0.01, "betas": (0.9, 0.95)})
 
     monkeypatch.setattr(optim, "build", build)
-    found = failing(world, quick=False)
+    found = failing(config, quick=False)
     assert list(found) == ["values read"]
     assert found["values read"].value == "no difference by train.weight_decay, train.beta1, train.beta2"
 
 
 def test_what_is_broken_before_the_rehearsal_is_all_that_is_told(
-    world: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    truncated(world, monkeypatch)
-    assert list(failing(world)) == ["data of beta", "rehearsal"]
+    truncated(config, monkeypatch)
+    assert list(failing(config)) == ["data of beta", "rehearsal"]
 
 
 def test_the_command_prints_a_line_a_check_and_says_3_where_one_fails(
-    world: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cli.mount()
-    arguments = ["doctor", str(world), "--quick", "--runs-dir", str(world.parent / "runs")]
+    arguments = ["doctor", str(config), "--quick", "--runs-dir", str(config.parent / "runs")]
     good = CliRunner().invoke(cli.app, arguments)
     assert (good.exit_code, "FAIL" in good.stdout) == (0, False)
     assert all(len(line) <= 80 for line in good.stdout.splitlines())
-    gate_detached(world, monkeypatch)
+    gate_detached(config, monkeypatch)
     bad = CliRunner().invoke(cli.app, [*arguments, "--json"])
     body = json.loads(bad.stdout)
     assert (bad.exit_code, body["schema"], body["failing"]) == (3, "doctor/1", 1)

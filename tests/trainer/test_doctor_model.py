@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.fixtures.broken import (
     Broken,
+    decoder,
     loops_over_tokens,
     loud_head,
     pairs_channels_wrongly,
@@ -15,6 +15,7 @@ from tests.fixtures.broken import (
     shifted,
     token_before_the_inputs_only,
     turns_by_one_frequency,
+    windows,
     without_norm,
     without_residual,
     without_rotation,
@@ -22,21 +23,7 @@ from tests.fixtures.broken import (
 )
 from trainer.doctor import model as checks
 from trainer.doctor.checks import Check
-from trainer.model import Decoder, Shape
-
-SHAPE = Shape(vocab_size=400, block_size=32, width=64, heads=4, layers=3)
-
-
-def decoder() -> Decoder:
-    made = Decoder(SHAPE)
-    made.initialise(3)
-    return made
-
-
-def windows() -> Tensor:
-    return torch.randint(
-        0, SHAPE.vocab_size, (2, SHAPE.block_size + 1), generator=torch.Generator().manual_seed(5)
-    )
+from trainer.model import Decoder
 
 
 def examine(model: Decoder) -> dict[str, Check]:
