@@ -21,9 +21,11 @@ LONGEST_LINE = 16 << 20  # bytes of a JSONL line: what one document may take in 
 PACK = 2_000  # characters at which a plain-text document ends at the next blank line
 LONGEST_PARAGRAPH = 1 << 16  # characters after which it ends at the last line, without one
 _BLOCK = 1 << 16
+_BUFFER = 1 << 18  # bytes read at a time of a file of lines
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _BLANK_LINES = re.compile(r"(?:[ \t]*\n)+")
 _BOM = codecs.BOM_UTF8
+_WHITE = b" \t\n\r\f\v\x1c\x1d\x1e\x1f"  # of ASCII, what `str.strip` takes for white space
 
 
 class Document(NamedTuple):
@@ -43,7 +45,7 @@ class Document(NamedTuple):
         return msgspec.json.encode({"text": self.text}) if self.line is None else self.line
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):
     text: str | None = None
     messages: list[Message] | None = None
 
@@ -118,28 +120,33 @@ def _expand(path: Path) -> list[Path]:
 
 def _from_jsonl(source: str, path: Path) -> Iterator[Document]:
     offset = 0
-    with path.open("rb") as file:
+    with path.open("rb", _BUFFER) as file:
         number = 0
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
-            if len(line) > LONGEST_LINE:
+            size = len(line)
+            if size > LONGEST_LINE:
                 raise _bad_line(path, number, source, f"the line is longer than {LONGEST_LINE >> 20} MiB")
             body = line.removeprefix(_BOM) if number == 1 else line
-            try:
-                text = body.decode()
-            except UnicodeDecodeError as error:
-                raise _bad_utf8(path, number, source, offset + len(line) - len(body) + error.start) from None
-            if text.strip():
-                yield _document(source, path, number, text, len(line), body.strip())
-            offset += len(line)
+            if body.isascii():
+                blank = not body.strip(_WHITE)
+            else:  # whether it is UTF-8 is not for the decoder of JSON to say: it does not look at what it skips
+                try:
+                    blank = not body.decode().strip()
+                except UnicodeDecodeError as error:
+                    start = offset + size - len(body) + error.start
+                    raise _bad_utf8(path, number, source, start) from None
+            if not blank:
+                yield _document(source, path, number, body, size, body.strip())
+            offset += size
 
 
 def _from_table(source: str, path: Path) -> Iterator[Document]:
     for row in tables.rows(source, path):
-        yield _document(source, path, row.number, row.line.decode(), row.size, row.line)
+        yield _document(source, path, row.number, row.line, row.size, row.line)
 
 
-def _document(source: str, path: Path, number: int, line: str, size: int, raw: bytes) -> Document:
+def _document(source: str, path: Path, number: int, line: bytes, size: int, raw: bytes) -> Document:
     try:
         record = _decode_line(line)
         if record.messages is not None:

@@ -84,6 +84,8 @@ def is_repetition(document: Text, limits: Clean) -> bool:
     if least <= 0:
         return False
     most = text.count(" ") + text.count("\n") + 1  # words, or fewer, but for rare kinds of white space
+    if most < FEWEST_WORDS and FEWEST_WORDS > len(text.split()) >= len(text) / LONGEST_WORD - 1:
+        return False
     # A text has as many pairs as words, less one: where half of it has different words enough, no more are counted. One
     # whose words are long has no blanks between them, and a long one is judged in pieces.
     if most < PIECE and len(text) < LONGEST_WORD * most:
@@ -129,13 +131,16 @@ def is_list(document: Text, limits: Clean) -> bool:
     >>> is_list(Text("Fruit\\n- apple\\n- pear\\n- plum\\n- fig"), Clean())
     True
     """
-    if "\n" not in document.text or limits.list_share >= 1:
+    breaks = document.text.count("\n")
+    if breaks == 0 or limits.list_share >= 1:
+        return False
+    chat = document.text.startswith("> ")
+    fewest = CHAT_ITEMS if chat else FEWEST_ITEMS
+    if 3 * (breaks + 1) < fewest:  # each of the three patterns below finds a line once at most
         return False
     text = "\n" + document.text
     rows = len(_ROWS.findall(text)) if "|" in text and " | " in text else 0
     rows += len(_OUTCOME.findall(text)) if "ED" in text or "RR" in text else 0
-    chat = text.startswith("\n> ")
-    fewest = CHAT_ITEMS if chat else FEWEST_ITEMS
     most = len(_PERHAPS.findall(text)) + rows
     if most < fewest:
         return False
@@ -143,15 +148,17 @@ def is_list(document: Text, limits: Clean) -> bool:
     needed = max(fewest, share * len(_LINES.findall(text)))
     if most < needed:
         return False
-    numbered = len(_NUMBERED.findall(text))
     items = rows + len(_ITEMS.findall(text)) + len(_STAMPED.findall(text))
-    return items + (numbered if numbered >= FEWEST_NUMBERED else 0) >= needed
+    if items < needed and breaks + 1 >= FEWEST_NUMBERED:
+        numbered = len(_NUMBERED.findall(text))
+        items += numbered if numbered >= FEWEST_NUMBERED else 0
+    return items >= needed
 
 
 def is_prompt(document: Text, limits: Clean) -> bool:
     """The first user turn has the shape of a system prompt: at least `prompt_signs` of its signs."""
     turn = first_user_turn(document.text) if document.turn is None else document.turn
-    return turn is not None and signs(turn) >= limits.prompt_signs
+    return turn is not None and signs(turn, limits.prompt_signs) >= limits.prompt_signs
 
 
 RULES: dict[str, Rule] = {

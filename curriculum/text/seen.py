@@ -35,7 +35,7 @@ class Seen:
 
     def add(self, digest: bytes) -> bool:
         """Whether it is new; then it is kept."""
-        bucket = self._buckets[self._place(digest)]
+        bucket = self._buckets[int.from_bytes(digest[:4]) >> _SPREAD - self._bits]
         at = bucket.find(digest)
         while at % DIGEST:  # across the border of two; -1 % 16 is 15
             if at < 0:
@@ -49,21 +49,19 @@ class Seen:
             self._split()
         return True
 
-    def _place(self, digest: bytes) -> int:
-        return int.from_bytes(digest[:4]) >> _SPREAD - self._bits
-
     def _split(self) -> None:
         """Twice as many buckets, one after the other, so that no more than a bucket is held twice."""
+        byte, bit = self._bits >> 3, 0x80 >> (self._bits & 7)  # the next bit of a digest
         self._bits += 1
         old, self._buckets = self._buckets, []
         old.reverse()
         while old:
             both = old.pop()
-            halves = bytearray(), bytearray()
+            lower, upper = bytearray(), bytearray()
             for start in range(0, len(both), DIGEST):
-                each = bytes(both[start : start + DIGEST])
-                halves[self._place(each) & 1].extend(each)
-            self._buckets += halves
+                half = upper if both[start + byte] & bit else lower
+                half += both[start : start + DIGEST]
+            self._buckets += lower, upper
 
 
 class Sketch(Protocol):

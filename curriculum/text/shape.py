@@ -5,7 +5,9 @@ that users speak in sections. Wording changes from agent to agent, the shape doe
 kind, sheets of rules, a schema of tools, a statement of who the reader is.
 """
 
+import itertools
 import re
+import sys
 
 LONG_WITH_HEADERS = 500  # characters at which two headers do
 LONG_WITH_FINGERPRINT = 400
@@ -32,7 +34,8 @@ _CAPITALS = re.compile(
 )
 _THREE_CAPITALS = re.compile(r"(?:[^A-Z]*[A-Z]){3}")
 _TAG = re.compile(r"\n {0,3}<([A-Za-z][\w.-]{1,40})(?: [^<>\n]{0,200})?>")
-_OVER_A_LIST = r"(?=\n{1,2}[ \t]*(?:[-*•+] |\d{1,2}[.)] ))"
+_ITEM = re.compile(r"\n[ \t]*(?:[-*•+] |\d{1,2}[.)] )")
+_OVER_A_LIST = rf"(?=\n?{_ITEM.pattern})"
 _TITLE = re.compile(r"\n[A-Z][\w&/,()'’+. -]{2,58}[\w)][ \t]*" + _OVER_A_LIST)
 _LABEL = re.compile(r"\n {0,3}(?:\d{1,2}[.)] )?[A-Z][^\n.?!:：]{2,60}[:：][ \t]*" + _OVER_A_LIST)
 _LABEL_ALONE = re.compile(r"\n[A-Z][^\n.?!:：]{2,60}[:：][ \t]*(?=\n|\Z)")
@@ -86,8 +89,10 @@ _TOOLS = re.compile(
 _ONE_LINE_HEADER = re.compile(r"\s+(?=#{2,6} \S|# [A-Z])")
 
 
-def headers(turn: str) -> int:
+def headers(turn: str, enough: int = sys.maxsize) -> int:
     """How many headers a turn has: Markdown's, lines in bold or capitals, tags around a section, titles of lists.
+
+    enough: from so many on, no more are looked for.
 
     >>> headers("# Agent Smith\\n\\n**Rules**\\n\\nNEVER DO\\n<identity>\\nA clerk.\\n</identity>\\nTone:\\n- dry\\n- short")
     5
@@ -95,28 +100,40 @@ def headers(turn: str) -> int:
     turn = "\n" + turn
     if "```" in turn:
         turn = _FENCED.sub("", turn)
-    found = len(_HEADER.findall(turn))
-    code = len(_CODE.findall(turn)) >= 3
-    if code and found:
-        found -= len(_COMMENT.findall(turn))
+    found = len(_HEADER.findall(turn)) if "#" in turn else 0
+    capitals = [line for line in set(_CAPITALS.findall(turn)) if _THREE_CAPITALS.match(line)]
+    if (found or capitals) and _several(_CODE, turn, 3):
+        capitals = []
+        found -= len(_COMMENT.findall(turn)) if found else 0
+    found += len(capitals)
+    if found >= enough:
+        return found
     if "**" in turn or "__" in turn:
         found += len(_BOLD.findall(turn))
         items = len(_BOLD_ITEM.findall(turn))
         found += items if items >= 3 else 0
-    if not code:
-        found += sum(1 for line in set(_CAPITALS.findall(turn)) if _THREE_CAPITALS.match(line))
     if "</" in turn:
         found += sum(tag.lower() not in _HTML and f"</{tag}>" in turn for tag in set(_TAG.findall(turn)))
-    found += len(_TITLE.findall(turn)) + len(_LABEL.findall(turn))
+    lines = turn.count("\n")
+    if lines == 1 or found >= enough:  # what follows stands over a list, or comes several times
+        return found
+    if _ITEM.search(turn):
+        found += len(_TITLE.findall(turn)) + len(_LABEL.findall(turn))
     for pattern, least in ((_LABEL_ALONE, 5), (_HEADLINE, 4), (_SLASHES, 3)):
-        several = len(pattern.findall(turn))
+        several = len(pattern.findall(turn)) if lines >= least else 0
         found += several if several >= least else 0
     return found
 
 
-def signs(turn: str) -> int:
+def _several(pattern: re.Pattern[str], text: str, least: int) -> bool:
+    """Whether a pattern is found at least so many times."""
+    return next(itertools.islice(pattern.finditer(text), least - 1, None), None) is not None
+
+
+def signs(turn: str, enough: int = sys.maxsize) -> int:
     """How many signs of a system prompt a user's turn has: one a header, and `ENOUGH` at once for any stronger sign.
 
+    enough: from so many on, no more are looked for.
     The stronger ones: two headers and 500 characters; a fingerprint phrase with a header or 400 characters; four items
     that command; a tool schema that opens it; a role statement of 400 characters, or with a header, a rule or directives.
     """
@@ -128,9 +145,11 @@ def signs(turn: str) -> int:
     if "# " in turn and "\n" not in turn:
         turn = _ONE_LINE_HEADER.sub("\n", turn)
     lines = "\n" in turn
-    found = headers(turn) if lines or turn.startswith("#") else 0
+    found = headers(turn, enough) if lines or turn.startswith("#") else 0
     if found >= 2 and size >= LONG_WITH_HEADERS:
         found += ENOUGH
+    if found >= enough:
+        return found
     rules = len(_RULE.findall("\n" + turn)) if lines else 0
     strong = (
         rules >= RULES

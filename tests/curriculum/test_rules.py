@@ -19,7 +19,7 @@ from curriculum.text.rules import (
     is_prompt,
     is_repetition,
 )
-from curriculum.text.scripts import drifts, foreign_share, letters, script_of
+from curriculum.text.scripts import drifts, foreign, letters, script_of
 from curriculum.text.shape import headers, signs
 from curriculum.text.turns import first_user_turn, turns
 
@@ -87,7 +87,8 @@ def test_scripts_of_letters() -> None:
     }
     assert {each: script_of(each) for each in expected} == expected
     assert script_of("𝛼") == "Common" and script_of("5") is None and script_of("’") is None
-    assert letters("año ёж 42", ("Latin",)) == (5, 2)
+    assert letters("año ёж 42 xⁿ") == {"Latin": 4, "Cyrillic": 2, "Common": 1}
+    assert foreign("año ёж 42 xⁿ", ("Latin",)) == (7, 2)
 
 
 ENGLISH = "> How long is the way from here to the harbour, and is there a bus at night?\n< "
@@ -115,7 +116,7 @@ def test_a_run_may_be_in_other_scripts() -> None:
     assert broken(russian, scripts=["Cyrillic"]) is None
     assert broken(words(30), scripts=("Cyrillic",)) == "script drift"
     assert broken(russian, foreign_share=1.0) is None
-    assert foreign_share("", ("Latin",)) == 0
+    assert foreign("", ("Latin",)) == (0, 0)
 
 
 # Repetition and long lines.
@@ -240,6 +241,14 @@ def test_prompts_by_their_shape(kind: str) -> None:
         Text(f"> Write me a prompt.\n< {PROMPTS[kind]}"), CLEAN
     )  # an assistant's is not judged
     assert not is_prompt(Text(PROMPTS[kind], ""), CLEAN)  # no user speaks
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([*PROMPTS.values(), TEXT, LONG, "# A", "- b", "C D E", "\n"]), max_size=6), st.integers(1, 9))
+def test_looking_for_no_more_signs_than_are_enough_changes_no_answer(parts: list[str], enough: int) -> None:
+    turn = "\n".join(parts)
+    assert (signs(turn, enough) >= enough) is (signs(turn) >= enough)
+    assert (headers(turn, enough) >= enough) is (headers(turn) >= enough)
 
 
 @pytest.mark.parametrize(
