@@ -17,8 +17,8 @@ from curriculum.gate.bigrams import is_word
 from curriculum.gate.coherence import tokenize
 from curriculum.gate.copies import Copy
 from curriculum.gate.reference import COHERENT, NAME, REBUILD, Reference, load
-from curriculum.gate.scripts import foreign_share
 from curriculum.text import tokenizer as tokenizers
+from curriculum.text.scripts import foreign
 from curriculum.text.tokenizer import Tokenizer
 from curriculum.tokens import manifest as manifests
 
@@ -80,7 +80,7 @@ class Audits:
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
-        self.scripts = frozenset(reference.header["scripts"])
+        self.scripts = reference.scripts
 
     def judge(self, text: str, ids: Sequence[int] = ()) -> Audit:
         """Audit a generated text. ids: its tokens, without which the longest copy is not looked for."""
@@ -131,10 +131,11 @@ class Audits:
         return share, word[:40]
 
     def _script(self, text: str, why: dict[str, str]) -> float:
-        share, outside = foreign_share(text, self.scripts)
+        total, outside = foreign(text, self.scripts)
+        share = outside / max(1, total)
         if share > FOREIGN and outside >= LEAST_LETTERS:
             why["script_share"] = (
-                f"{share:.0%} of the letters are of another script than {', '.join(self.scripts)}"
+                f"{share:.0%} of the letters are of another script than {', '.join(sorted(self.scripts))}"
             )
         return share
 

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import failing_writes
-from curriculum.gate import bigrams, copies, scripts
+from curriculum.gate import bigrams, copies
 from curriculum.gate.bigrams import Bigrams
 from curriculum.gate.coherence import tokenize
 from curriculum.gate.copies import Copies
 from curriculum.text.sample import Sampler
+from curriculum.text.scripts import COMMON, OTHER, SCRIPTS, letters
 from curriculum.tokens.btok import Btok
 from curriculum.tokens.manifest import Manifest, SourceEntry
 
@@ -32,6 +33,7 @@ BUDGET = 64_000_000  # bytes of trusted text that are counted, evenly spread
 ASIDE = 50  # one document in so many is not counted, but tried on the model
 TRIED = 400  # pieces of text, and as many of salad, of
 PIECE = 60  # tokens
+OWN_SHARE = 0.05  # of the trusted sources' letters: from here on a script is the run's own
 COHERENT = -0.45  # mean log ratio under which a text has no local coherence
 REBUILD = "firehose data build CONFIG"
 
@@ -70,7 +72,7 @@ class Builder:
                 continue
             self.bytes += len(data)
             self._counter.add(text)
-            for name, times in scripts.letters(text).items():
+            for name, times in letters(text).items():
                 self._letters[name] = self._letters.get(name, 0) + times
 
     def write(self, path: Path, sources: Mapping[str, SourceEntry], tokenizer: str) -> None:
@@ -85,7 +87,7 @@ class Builder:
             "bytes": self.bytes,
             "words": self._counter.total,
             "letters": dict(sorted(self._letters.items())),
-            "scripts": scripts.own(self._letters),
+            "scripts": own(self._letters),
             "coherence": try_out(model, self._aside),
             "window": window,
             "tokenizer": tokenizer,
@@ -94,6 +96,28 @@ class Builder:
             ],  # places count in this order
         }
         _write(path, header, {**arrays, **index})
+
+
+def own(counted: Mapping[str, int]) -> list[str]:
+    """The scripts that hold at least 5 % of the letters, by name; those of formulas are no script.
+
+    >>> own({"Latin": 90, "Cyrillic": 10, "Greek": 1})
+    ['Cyrillic', 'Latin']
+    """
+    total = sum(counted.values())
+    return sorted(
+        name for name, times in counted.items() if name != COMMON and 0 < times >= OWN_SHARE * total
+    )
+
+
+def script_names(stored: Iterable[str]) -> frozenset[str]:
+    """Scripts of a file's header by the names they have now: earlier versions stored them in lower case, Han as "cjk".
+
+    >>> sorted(script_names(["cjk", "latin", "runic"])), sorted(script_names(["Han", "Latin"]))
+    (['Han', 'Latin', 'Other'], ['Han', 'Latin'])
+    """
+    named = {name.lower(): name for name in SCRIPTS} | {"cjk": "Han", "ideographic": "Han"}
+    return frozenset(named.get(name.lower(), OTHER) for name in stored)
 
 
 def try_out(model: Bigrams, aside: Iterable[str]) -> dict[str, float | int]:
@@ -125,6 +149,11 @@ class Reference:
     header: dict[str, Any]
     bigrams: Bigrams
     copies: Copies
+
+    @property
+    def scripts(self) -> frozenset[str]:
+        """The run's own scripts, as `curriculum.text.scripts` names them."""
+        return script_names(self.header["scripts"])
 
     @property
     def coherence_works(self) -> bool:

@@ -17,7 +17,6 @@ from curriculum.gate.audits import Audits, TextAudits
 from curriculum.gate.bigrams import LEVELS, Bigrams, Counter, hashes, quantise
 from curriculum.gate.coherence import score, tokenize
 from curriculum.gate.copies import SHINGLE, Copies
-from curriculum.gate.scripts import foreign_share, letters, own, script
 from curriculum.text.build import BuildPlan, SourceText, build
 from curriculum.text.tokenizer import load
 from curriculum.tokens import manifest as manifests
@@ -187,12 +186,20 @@ def test_a_larger_text_gets_a_thinner_index(monkeypatch: pytest.MonkeyPatch) -> 
 # Scripts.
 
 
-def test_scripts_by_letters() -> None:
-    assert letters("Ωμέγα, 漢字 и words 123") == {"greek": 5, "cjk": 2, "cyrillic": 1, "latin": 5}
-    assert foreign_share("слово word", {"latin"}) == (5 / 9, 5)
-    assert own({"latin": 96, "greek": 4}) == ["latin"]
-    assert own({"latin": 90, "cyrillic": 10}) == ["cyrillic", "latin"]
-    assert script("№") is None
+@pytest.mark.parametrize("stored", [["latin"], ["Latin"], ["cjk", "latin"]])
+def test_names_of_scripts_that_an_earlier_version_stored_are_known(folder: Path, stored: list[str]) -> None:
+    found = reference.load(folder, manifests.read(folder))
+    assert found is not None
+    earlier = Audits(replace(found, header={**found.header, "scripts": stored}))
+    assert earlier.judge(document(77_777)).script_share == 0.0
+    assert earlier.judge("слово " * 30).script_share == 1.0
+    assert earlier.judge("漢字 " * 30).script_share == (0.0 if "cjk" in stored else 1.0)
+
+
+def test_letters_of_formulas_are_of_every_script_and_make_none_a_runs_own(folder: Path) -> None:
+    assert reference.own({"Latin": 60, "Common": 40, "Greek": 2}) == ["Latin"]
+    assert reference.own({"Latin": 0}) == []
+    assert TextAudits.open(folder).judge("𝛼 𝛽 𝑥 " * 20).script_share == 0.0
 
 
 # The file.
@@ -202,7 +209,7 @@ def test_the_file_is_a_fraction_of_its_text_and_names_what_it_holds(folder: Path
     found = reference.load(folder, manifests.read(folder))
     assert found is not None
     assert found.header["trusted"] == ["talk"]
-    assert found.header["scripts"] == ["latin"]
+    assert found.header["scripts"] == ["Latin"]
     assert [name for name, _ in found.header["files"]] == ["talk", "other"]
     assert found.coherence_works
     tokens = sum(Btok.open(folder / file).count for _, file in found.header["files"])

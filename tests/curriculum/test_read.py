@@ -83,6 +83,19 @@ def test_a_bad_byte_is_counted_from_the_start_of_the_file_mark_included(tmp_path
         texts(path)
 
 
+def test_a_bad_byte_is_named_also_where_no_text_is_read_from(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"from": "\xff", "text": "a"}\n')
+    with pytest.raises(FirehoseError, match="not valid UTF-8 at byte 10 of"):
+        texts(path)
+
+
+def test_lines_of_white_space_of_any_kind_are_no_documents(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a"}\n \t\x1c\x1f\r\n' + '\u2003\xa0\n{"text": "ä"}\n'.encode() + b"\x0b\n")
+    assert texts(path) == ["a", "ä"]
+
+
 def test_a_line_too_long_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read, "LONGEST_LINE", 1 << 20)
     path = jsonl(tmp_path / "a.jsonl", [{"text": "x" * (1 << 20)}])

@@ -244,7 +244,10 @@ def test_prompts_by_their_shape(kind: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from([*PROMPTS.values(), TEXT, LONG, "# A", "- b", "C D E", "\n"]), max_size=6), st.integers(1, 9))
+@given(
+    st.lists(st.sampled_from([*PROMPTS.values(), TEXT, LONG, "# A", "- b", "C D E", "\n"]), max_size=6),
+    st.integers(1, 9),
+)
 def test_looking_for_no_more_signs_than_are_enough_changes_no_answer(parts: list[str], enough: int) -> None:
     turn = "\n".join(parts)
     assert (signs(turn, enough) >= enough) is (signs(turn) >= enough)
