@@ -27,8 +27,8 @@ _CODE = re.compile(
     r"|[\w.\[\]\"']{1,40} ?[+-]?= ?\S|[\w.]{1,40}\([^\n]{0,200}\);?(?=\n|\Z)|export \w+=|SELECT )"
 )
 _FENCED = re.compile(r"\n```.*?\n```", re.S)
-_BOLD = re.compile(r"\n {0,3}(?:\d{1,2}[.)] )?(?:\*\*|__)[^*_\n]{2,80}(?:\*\*|__):?[ \t]*(?=\n|\Z)")
-_BOLD_ITEM = re.compile(r"\n[ \t]*(?:[-*] |\d{1,2}[.)] )?\*\*[^*\n]{2,80}(?:\*\*:|:\*\*)")
+_BOLD = re.compile(r"\n {0,3}(?:\d{1,2}[.)] {1,3})?(?:\*\*|__)[^*_\n]{2,80}(?:\*\*|__):?[ \t]*(?=\n|\Z)")
+_BOLD_ITEM = re.compile(r"\n[ \t]*(?:(?:[-*]|\d{1,2}[.)]) {1,3})?\*\*[^*\n]{2,80}(?:\*\*:|:\*\*)")
 _CAPITALS = re.compile(
     r"\n {0,3}(?:=+ |\[|\d{1,2}[.)] )?([A-Z][A-Z0-9 &/,'’().+-]{2,68})[\]:]?(?: =+)?[ \t]*(?=\n|\Z)"
 )
@@ -71,7 +71,8 @@ _DIRECTIVE = re.compile(
     re.I,
 )
 _EXPERT = re.compile(
-    r"\W*you are (?:now )?an? (?:\w+ ){0,3}?(?:expert|assistant|agent|chatbot|bot|language model|senior|specialist)\b",
+    r"\W*you are (?:now )?an? (?:\w+ ){0,3}?(?:expert|assistant|agent|chatbot|bot|language model|senior|specialist"
+    r"|developer|engineer)\b",
     re.I,
 )
 _ONE_SENTENCE = re.compile(r"(?:[^\n.!?]|\.(?! ))+\.[ \t]*")
@@ -174,10 +175,11 @@ def opens_with_tools(turn: str) -> bool:
 def states_a_role(turn: str, headers: int, rules: int) -> bool:
     """Whether a turn tells its reader at length who they are and how to behave, and is no mere question in character.
 
-    Below headers the statement may be the second or third line.
+    Below headers the statement may be the second or third line that is not blank.
     """
     if headers:
-        return any(map(_ROLE.match, turn.lstrip().split("\n", 3)[:3]))
+        lines = filter(str.strip, turn.split("\n"))
+        return any(map(_ROLE.match, itertools.islice(lines, 3)))
     if not _ROLE.match(turn):
         return False
     if rules:

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 MARKS = ("> ", "< ")
 # One document a line (`> user / < assistant`) or one turn a line (`> user` and, below it, `< assistant`).
 _END = re.compile(r"\n[<>](?=[ \n]|\Z)")
+_SLASH = re.compile(r" / (?=[<>] )")
 _BOUNDARY = re.compile(r"\n(?=[<>][ \n])| / (?=[<>] )")
 
 
 def first_user_turn(text: str) -> str | None:
     """The content of the first user turn; None where the document is no chat.
 
-    It runs from the first line that starts `> ` to ` / `, ` / < `, or a line that starts `< ` or `> `. A document that
-    neither starts so nor holds a reply is no chat: in Markdown a `> ` is a quotation.
+    It runs from the first line that starts `> ` to ` / < `, ` / > `, a line that starts `< ` or `> `, or ` / ` in its first
+    line: further down that is prose ("either / or"). A document that neither starts so nor holds a reply is no chat: in
+    Markdown a `> ` is a quotation.
 
     >>> first_user_turn("Be brief.\\n> What is\\nrain? / < Water. / > And snow?")
     'What is\\nrain?'
@@ -28,6 +30,9 @@ def first_user_turn(text: str) -> str | None:
     end = _END.search(text, start)
     stop = end.start() if end else len(text)
     slash = text.find(" / ", start, stop)
+    if slash >= 0 and text.find("\n", start, slash) >= 0:
+        marked = _SLASH.search(text, slash, stop)
+        slash = marked.start() if marked else -1
     return text[start : stop if slash < 0 else slash]
 
 

@@ -47,6 +47,8 @@ def broken(text: str, **limits: object) -> str | None:
         ("> What is rain? / < Water. / > And hail?", "What is rain?"),
         ("> What is rain? / # One\n# Two\n# Three", "What is rain?"),
         ("> a/b and http://x/y\nmore\n<", "a/b and http://x/y\nmore"),
+        ("> # Style\ntabs / blanks: either\n## More / < Yes.", "# Style\ntabs / blanks: either\n## More"),
+        ("> One\ntwo / > three", "One\ntwo"),
         ("> First.\n> Second.\n< Answer.", "First."),
         ("Be brief.\n> What?\n< That.", "What?"),
         ("> Only a prompt\n\nwith lines", "Only a prompt\n\nwith lines"),
@@ -212,6 +214,9 @@ PROMPTS = {
     "capitals with colons": "ROLE:\nA clerk.\nTOOLS:\nNone.\nSTYLE:\nDry.",
     "bold lines": "**Identity**\nA clerk.\n\n**Rules:**\nBe kind.\n\n**Format**\nPlain.",
     "bold items": "1. **Identity**: a clerk\n2. **Rules**: be kind\n3. **Format**: plain",
+    "bold items after wide numbers": "1.  **Identity**: a clerk\n2.  **Rules**: be kind\n3.  **Format**: plain",
+    "a role below a header and a line": "# Clerk of the court\n\nOpen the ledger first.\n\nYou are a clerk who keeps it.",
+    "a developer": "You are a careful database developer.\n\nFollow the style guide of the project.",
     "tags": "<identity>\nA clerk.\n</identity>\n<rules>\nBe kind.\n</rules>\n<output_format>\nPlain.\n</output_format>",
     "titles over lists": "Key Principles\n- Be kind\n- Be dry\n\nNaming Conventions\n- Short\n\nError Handling\n- None",
     "a sheet of rules": "\n".join(
@@ -261,6 +266,7 @@ def test_looking_for_no_more_signs_than_are_enough_changes_no_answer(parts: list
         "Explain:\n```\n# one\n# two\n# three\n```",
         "You are a geologist. How can you tell that a volcano is about to erupt?",
         "I want you to act as a poet. Write about rain.",
+        "You are an engineer. How would you explain to a child why a bridge stands?",
         "Write a haiku about rain using three words that start with 'r'.",
         "WHY IS IT ALWAYS RAINING HERE?",
         "Compare C # and F # for me, issue # 5 too.",
@@ -276,6 +282,7 @@ def test_honest_turns_stay(turn: str) -> None:
 
 def test_headers_are_counted_once_each() -> None:
     assert headers("") == headers(LONG) == 0
+    assert headers("Tone:\n- dry") == headers("IN SHORT") == 1
     assert headers("# One\n\n## Two\n\n###### Six\n####### none") == 3
 
 
