@@ -1,16 +1,19 @@
 """What each cleaning rule drops of each source, and how fast: the confusion table, MB/s a core, memory on 10 x the input.
 
-    python bench/clean.py DATA [--part heldout|train] [--no-speed]
+    python bench/clean.py DATA [--part heldout|train] [--no-speed] [--prompts FOLDER ...]
 
 DATA holds a folder a source with heldout.jsonl and train.jsonl (lines of `text` and `src`). Rules are tuned on the
 train files only; the table is of the held-out files. Each rule is asked by itself, so that a document may count under
-several. Sources named contam-* are what the rules are for; the others are honest text. Speed and memory are of all files,
+several. Sources named contam-* are what the rules are for; the others are honest text. --prompts: folders of system
+prompts as Markdown; those that share no 60 letters with one of DATA, on either side of its split, are judged. Speed and memory are of all files,
 read, judged and compared as `firehose data clean` does it, in one process; seconds are of the processor. The exit status
 is 1 where a figure asked for is not reached.
 """
 
 import argparse
+import itertools
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -31,6 +34,7 @@ from curriculum.text.read import documents
 from curriculum.text.rules import RULES, Text
 
 LIMITS = Clean()
+RUN = 60  # letters that two prompts share by descent, not by chance
 ROUNDS = 3  # of the measures of speed
 SHAPE, SCRIPT, LISTS = ("prompt shape",), ("script drift",), ("list", "repetition")
 CHAT = ("oasst", "chat-topical", "chat-task", "instruct")
@@ -47,6 +51,7 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--part", choices=("heldout", "train"), default="heldout")
     parser.add_argument("--no-speed", action="store_true")
+    parser.add_argument("--prompts", type=Path, nargs="+", default=[])
     arguments = parser.parse_args()
     print(f"{cpu()}, Python {platform.python_version()}; {arguments.part} files of {arguments.data}\n")
     rows = read(arguments.data, arguments.part)
@@ -59,6 +64,10 @@ def main() -> int:
     }
     print_table(broken)
     good = figures(rows, broken)
+    if arguments.prompts:
+        unseen(
+            arguments.prompts, [rows["contam-sysprompt"], read(arguments.data, "train")["contam-sysprompt"]]
+        )
     if not arguments.no_speed:
         good &= speed(sorted(arguments.data.glob("*/*.jsonl")))
     return 0 if good else 1
@@ -132,6 +141,42 @@ def figures(rows: Rows, broken: dict[str, list[frozenset[str]]]) -> bool:
         told(f"list, repetition: {source}", LISTS, broken[source], "< 2 %", lambda share: share < 0.02)
     print()
     return good
+
+
+def unseen(folders: list[Path], known: list[list[dict[str, str]]]) -> None:
+    """Prompt shape on prompts of which DATA has none, by folder: the first 7,000 characters, without front matter."""
+    seen = set()
+    for row in itertools.chain(*known):
+        letters = folded(row["text"])
+        seen |= {letters[at : at + RUN] for at in range(max(1, len(letters) - RUN))}
+    total: list[bool] = []
+    for folder in folders:
+        found = []
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".md", ".mdc")):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S).strip()[:7000]
+            letters = folded(text)
+            runs = {letters[at : at + RUN] for at in range(0, max(1, len(letters) - RUN), RUN // 2)}
+            if len(text) >= 150 and path.name.lower() != "readme.md" and runs.isdisjoint(seen):
+                turn = "> " + re.sub("^(?=[<>] )", " ", text, flags=re.M)  # as in DATA: no line forges a turn
+                found.append(RULES["prompt shape"](Text(turn), LIMITS))
+        print(f"prompt shape: {folder.name}, not in DATA: {shares(found)}")
+        total += found
+    print(f"prompt shape: all of them: {shares(total)}\n")
+
+
+def folded(text: str) -> str:
+    """The letters and digits of a text, in lower case."""
+    return re.sub(r"\W+", "", text).lower()
+
+
+def shares(flags: list[bool]) -> str:
+    """Count, share and its interval of 95 % (Wilson 1927, as in Brown, Cai and DasGupta 2001, equation 4)."""
+    count, total = sum(flags), max(1, len(flags))
+    share, z = count / total, 1.96
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return f"{count:,} of {len(flags):,}, {share:.1%} ({middle - half:.1%} to {middle + half:.1%})"
 
 
 def speed(files: list[Path]) -> bool:
