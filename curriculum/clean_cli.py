@@ -1,5 +1,6 @@
 """`firehose data clean`: clean text, show the table, and let a person judge the rules by what they dropped."""
 
+import os
 import sys
 import tomllib
 from collections import Counter
@@ -18,7 +19,7 @@ from curriculum.files import failing_writes
 from curriculum.progress import progress
 from curriculum.text import cleaning
 from curriculum.text.build import Progress
-from curriculum.text.read import Document, size_of
+from curriculum.text.read import Document, say_passed_over, size_of
 
 SCHEMA = "data-clean/1"
 SHOWN = 400  # characters of a dropped document that is shown
@@ -59,16 +60,20 @@ def clean_command(
     """Drop what no model should learn from: the same rules for every source, each with its count."""
     limits = _limits(settings or [])
     plan = cleaning.plan(source, out, limits, processes)
-    heard = _Heard(show_dropped, None if dry_run else dropped)
     size = sum(map(size_of, plan.files.values()))
-    with progress() as tell:
-        tallies = cleaning.clean_text(
-            plan,
-            write=not dry_run,
-            dropped=heard.drop,
-            done=lambda count, read: tell(Progress("cleaning", source, count, read, size)),
-        )
-    heard.close()
+    for message in say_passed_over([source]):
+        say(message)
+    try:
+        with _Heard(show_dropped, None if dry_run else _free(dropped, plan)) as heard, progress() as tell:
+            tallies = cleaning.clean_text(
+                plan,
+                write=not dry_run,
+                dropped=heard.drop,
+                done=lambda count, read: tell(Progress("cleaning", source, count, read, size)),
+            )
+    except KeyboardInterrupt:
+        say("interrupted: nothing was written")
+        raise typer.Exit(130) from None
     warnings = clean_table.warnings(tallies, "look at them with --show-dropped 5")
     if json:
         body: dict[str, Any] = {"out": None if dry_run else str(out), "dry_run": dry_run}
@@ -90,7 +95,10 @@ def clean_command(
 
 
 class _Heard:
-    """What was dropped: the first few by source and rule to be shown, and all of it in a file where one is named."""
+    """What was dropped: the first few by source and rule to be shown, and all of it in a file where one is named.
+
+    The file has its name once all is cleaned; else nothing is left of it.
+    """
 
     def __init__(self, show: int, path: Path | None) -> None:
         self.shown: list[dict[str, str]] = []
@@ -98,9 +106,25 @@ class _Heard:
         self._path = path
         self._counts: Counter[tuple[str, str]] = Counter()
         self._lines: Any = None
-        if path is not None:
-            with failing_writes(path):
-                self._lines = path.open("xb")
+
+    def __enter__(self) -> "_Heard":
+        if self._path is not None:
+            with failing_writes(self._path):
+                name = f".{self._path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+                cleaning.sweep(self._path.parent)
+                self._temporary = self._path.with_name(name)
+                self._lines = self._temporary.open("xb")
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if self._lines is not None and self._path is not None:
+            with failing_writes(self._path, "all but that file was written"):
+                try:
+                    self._lines.close()
+                    if kind is None:
+                        self._temporary.replace(self._path)
+                finally:
+                    self._temporary.unlink(missing_ok=True)
 
     def drop(self, name: str, rule: str, document: Document) -> None:
         self._counts[name, rule] += 1
@@ -112,10 +136,21 @@ class _Heard:
                     msgspec.json.encode({"source": name, "rule": rule, "text": document.text}) + b"\n"
                 )
 
-    def close(self) -> None:
-        if self._lines is not None and self._path is not None:
-            with failing_writes(self._path):
-                self._lines.close()
+
+def _free(path: Path | None, plan: cleaning.CleaningPlan) -> Path | None:
+    """The file for what is dropped. Raises FirehoseError(REFUSED) where it is there, or something else is to be."""
+    if path is not None:
+        taken = path.resolve() in {file.resolve() for file in (*plan.targets.values(), plan.table)}
+        if taken or path.exists():
+            raise FirehoseError(
+                Exit.REFUSED,
+                "--dropped names a file that OUT is to hold"
+                if taken
+                else "the file that --dropped names exists",
+                path=path,
+                next="name another, then run the same command again",
+            )
+    return path
 
 
 def _limits(assignments: list[str]) -> Clean:

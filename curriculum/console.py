@@ -82,6 +82,9 @@ def command(schema: str) -> Callable[[Callable[P, int | None]], Callable[P, None
                 raise typer.Exit(int(Exit.OK)) from None
             except typer.Exit:
                 raise
+            except KeyboardInterrupt:
+                say("interrupted")
+                raise typer.Exit(130) from None
             except Exception as error:
                 if isinstance(error, OSError) and (named := unusable(error)):
                     raise _told(named, schema, bool(kwargs.get("json"))) from None

@@ -14,6 +14,7 @@ from curriculum.errors import Exit, FirehoseError
 from curriculum.progress import progress
 from curriculum.text.build import build, find_text, plan_for
 from curriculum.text.clean import Tally
+from curriculum.text.read import say_passed_over
 from curriculum.text.tokenizer import NAME as TOKENIZER
 from curriculum.tokens import manifest as manifests
 from curriculum.tokens.corpus import Corpus
@@ -53,6 +54,9 @@ def build_command(
     plan = plan_for(settings, tokenizer)
     for name in sorted(settings.sources.keys() - plan.sources.keys()):
         say(f"{name}: left out (curriculum.exclude_sources)")
+    for name, text in plan.sources.items():
+        for message in say_passed_over(text.paths):
+            say(f"{name}: {message}")
     if dry_run:
         files = {name: [(str(f), f.stat().st_size) for f in found] for name, found in find_text(plan).items()}
         if json:

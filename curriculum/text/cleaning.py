@@ -6,6 +6,7 @@ table last, so that on any error the output is as it was.
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 
 from curriculum.config import Clean
 from curriculum.errors import Exit, FirehoseError
-from curriculum.files import failing_writes, sync_folder, write_atomic
+from curriculum.files import TEMPORARY, failing_writes, sync_folder, write_atomic
 from curriculum.text.clean import ALL_RULES, KEPT, Cleaner, Tally, judges
 from curriculum.text.read import Document, documents, find_files, size_of
 from curriculum.text.tables import is_named
@@ -58,6 +59,7 @@ def plan(source: str, out: Path, limits: Clean, processes: int | None = None) ->
     targets = {name: out if single else out / f"{name}.jsonl" for name in named}
     table = out.with_suffix(".clean.json") if single else out / TABLE
     _refuse_overwriting(found, base, out, set(targets.values()), table)
+    _refuse_stale(out, targets, table)
     return CleaningPlan(out, named, targets, table, limits, processes)
 
 
@@ -160,6 +162,8 @@ class _Writer(_Nothing):
         self._open: Path | None = None
 
     def __enter__(self) -> "_Writer":
+        for folder in {target.parent for target in self._plan.targets.values()}:
+            sweep(folder)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -179,6 +183,11 @@ class _Writer(_Nothing):
 
     def finish(self, tallies: dict[str, Tally]) -> None:
         """Give every file its name, those without a document too, then write the table."""
+        with _uninterrupted():
+            self._publish()
+            self._write_table(tallies)
+
+    def _publish(self) -> None:
         moved: list[str] = []
         for target in dict.fromkeys(self._plan.targets.values()):
             try:
@@ -193,6 +202,8 @@ class _Writer(_Nothing):
             except FirehoseError as error:
                 error.changed = f"written: {', '.join(moved)}" if moved else "nothing"
                 raise
+
+    def _write_table(self, tallies: dict[str, Tally]) -> None:
         body = {
             "format": FORMAT,
             "version": VERSION,
@@ -247,6 +258,53 @@ def _refuse_overwriting(
         raise _refused(
             Path(there[0]), "OUT exists, and no cleaning has written it", "remove it or name another OUT"
         )
+
+
+def _refuse_stale(out: Path, targets: dict[str, Path], table: Path) -> None:
+    """Refuse to leave what an earlier cleaning wrote beside files that this one writes: a build would read both."""
+    try:
+        before = msgspec.json.decode(table.read_bytes())["sources"]
+        files = {table.parent / entry["file"] for entry in before.values()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return  # no table, or none of ours: what OUT holds is looked at elsewhere
+    now = {target.resolve() for target in targets.values()}
+    stale = sorted(str(path) for path in files if path.exists() and path.resolve() not in now)
+    if stale:
+        more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
+        raise _refused(
+            Path(stale[0]),
+            f"an earlier cleaning wrote {Path(stale[0]).name}{more} into OUT, and nothing in IN makes it any more",
+            f"remove {'it' if len(stale) == 1 else 'them'} if nobody needs {'it' if len(stale) == 1 else 'them'}, or name another OUT",
+        )
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until all files have their names."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the unfinished files of cleanings that were killed."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = TEMPORARY.fullmatch(path.name)
+        if match is not None and not _lives(int(match[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def _refused(path: Path, what: str, next: str) -> FirehoseError:

@@ -16,7 +16,7 @@ from curriculum.text.template import Message, UnknownRole, render
 
 JSONL = frozenset({".jsonl", ".ndjson"})
 PLAIN = frozenset({".txt", ".text", ".md", ".rst", ""})
-IN_FOLDERS = frozenset({".jsonl", ".txt", ".parquet"})
+IN_FOLDERS = frozenset({".jsonl", ".ndjson", ".txt", ".parquet"})
 LONGEST_LINE = 16 << 20  # bytes of a JSONL line: what one document may take in memory
 PACK = 2_000  # characters at which a plain-text document ends at the next blank line
 LONGEST_PARAGRAPH = 1 << 16  # characters after which it ends at the last line, without one
@@ -56,7 +56,7 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 def find_files(source: str, paths: Iterable[str | Path], named: str | None = None) -> list[Path]:
     """The text files that a source's paths name, each once. named: what the paths are called, if not a config's key.
 
-    A path is a file, a folder (every .jsonl, .txt and .parquet in and below it, by name), a glob, a dataset that
+    A path is a file, a folder (every .jsonl, .ndjson, .txt and .parquet in and below it, by name), a glob, a dataset that
     `datasets` saved, or `hf:NAME` for one that it loads. Raises FirehoseError: NOT_FOUND for a path that names no
     file, REFUSED for a file that is empty or of a kind that is not read.
     """
@@ -68,7 +68,7 @@ def find_files(source: str, paths: Iterable[str | Path], named: str | None = Non
             continue
         files = _expand(path)
         if not files:
-            what = "holds no .jsonl, .txt or .parquet file" if path.is_dir() else "does not exist"
+            what = "holds no .jsonl, .ndjson, .txt or .parquet file" if path.is_dir() else "does not exist"
             raise FirehoseError(
                 Exit.NOT_FOUND,
                 f"the text of source {source} is missing: {path} {what}",
@@ -85,6 +85,31 @@ def find_files(source: str, paths: Iterable[str | Path], named: str | None = Non
                 raise _refused(file, source, f"{file.name} is empty", named)
             found.setdefault(file.resolve(), file)
     return list(found.values())
+
+
+def passed_over(paths: Iterable[str | Path]) -> list[Path]:
+    """The files in folders among a source's paths that are not read for their names, hidden ones aside."""
+    found: dict[Path, None] = {}
+    for folder in map(Path, paths):
+        if folder.is_dir() and not tables.is_dataset(folder):
+            for path in sorted(folder.rglob("*")):
+                hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+                kind = path.suffix.lower() in IN_FOLDERS and path.is_file()
+                if not (hidden or kind or path.is_dir()):
+                    found[path] = None
+    return list(found)
+
+
+def say_passed_over(paths: Iterable[str | Path]) -> list[str]:
+    """The same in words, for a person; nothing where all is read."""
+    found = passed_over(paths)
+    if not found:
+        return []
+    shown = ", ".join(path.name for path in found[:3]) + (
+        f" and {len(found) - 3} more" if len(found) > 3 else ""
+    )
+    kinds = ", ".join(sorted(suffix for suffix in IN_FOLDERS))
+    return [f"not read, for of a folder {kinds} are: {shown} (name a file, or a glob, to have it read)"]
 
 
 def documents(source: str, files: Iterable[Path]) -> Iterator[Document]:
@@ -149,11 +174,13 @@ def _from_table(source: str, path: Path) -> Iterator[Document]:
 def _document(source: str, path: Path, number: int, line: bytes, size: int, raw: bytes) -> Document:
     try:
         record = _decode_line(line)
-        if record.messages is not None:
-            turn = next((each.content for each in record.messages if each.role == "user"), "")
+        if record.messages or (record.text is None and record.messages is not None):
+            turn = next((each.said for each in record.messages if each.role == "user"), "")
             return Document(render(record.messages), size, turn, raw)
     except UnknownRole as error:
         raise _bad_line(path, number, source, str(error)) from None
+    except RecursionError:
+        raise _bad_line(path, number, source, "the line is nested too deeply") from None
     except msgspec.ValidationError as error:
         raise _bad_line(path, number, source, f"the line does not hold a document: {error}") from None
     except msgspec.DecodeError as error:

@@ -92,7 +92,8 @@ def _from_dataset(source: str, path: Path) -> Iterator[Row]:
 
 
 def _row(column: str, value: Any, number: int) -> Row:
-    line = msgspec.json.encode({column: value if value is not None else ""})
+    empty: Any = "" if column == "text" else []
+    line = msgspec.json.encode({column: empty if value is None else value})
     return Row(line, number, len(line))
 
 

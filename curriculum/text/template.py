@@ -22,11 +22,27 @@ END = "<|end|>"
 FORMAT = "firehose-chat-template"
 
 
+class Part(msgspec.Struct):
+    """A part of a turn's content: its text, where it has one; pictures and the like have none."""
+
+    text: str | None = None
+
+
 class Message(msgspec.Struct):
-    """One turn of a `messages` record; other keys of it are ignored."""
+    """One turn of a `messages` record; other keys of it are ignored.
+
+    content: text, a list of parts, or null where the turn only calls a tool.
+    """
 
     role: str
-    content: str
+    content: str | list[Part] | None
+
+    @property
+    def said(self) -> str:
+        """The turn's text, that of its parts in paragraphs."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n\n".join(part.text for part in self.content or () if part.text)
 
 
 class UnknownRole(ValueError):
@@ -55,7 +71,7 @@ class ChatTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for message in messages:
             if message.role not in marks:
                 raise UnknownRole(f"role {message.role!r} is none of system, user, assistant")
-            if content := self._escape(message.content):
+            if content := self._escape(message.said):
                 turns.append(marks[message.role] + content)
         return self.separator.join(turns)
 

@@ -1,7 +1,9 @@
 """`firehose data clean` as a user meets it: the table, what was dropped, files written whole or not at all."""
 
 import json
+import os
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from data_folders import files_in, no_file_over
 from typer.testing import CliRunner, Result
 
 from curriculum.data_cli import app
+from curriculum.text import cleaning
 from curriculum.text.clean import ALL_RULES
 
 PROMPT = {
@@ -189,3 +192,68 @@ def test_files_of_one_stem_keep_apart(tmp_path: Path) -> None:
     (tmp_path / "raw/a.txt").write_text(words(2))
     assert data(tmp_path / "raw", tmp_path / "out").exit_code == 0
     assert (tmp_path / "out/a.txt.jsonl").exists() and (tmp_path / "out/a.jsonl.jsonl").exists()
+
+
+# What must not be left behind, or vanish.
+
+
+def test_what_an_earlier_cleaning_wrote_is_not_left_beside_what_this_one_writes(
+    raw: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert data(raw, out).exit_code == 0
+    (raw / "notes.txt").unlink()
+    before = files_in(out)
+    refused = data(raw, out)
+    assert refused.exit_code == 13 and "an earlier cleaning wrote notes.jsonl" in refused.stderr
+    assert files_in(out) == before
+    (out / "notes.jsonl").unlink()
+    assert data(raw, out).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["out/a.jsonl", "out/clean.json", "there.jsonl"])
+def test_what_is_dropped_overwrites_nothing(raw: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "there.jsonl").write_text("mine")
+    refused = data(raw, tmp_path / "out", "--dropped", tmp_path / name)
+    assert refused.exit_code == 13 and "--dropped" in refused.stderr
+    assert not (tmp_path / "out").exists() and (tmp_path / "there.jsonl").read_text() == "mine"
+
+
+def test_an_error_leaves_no_file_of_what_was_dropped(raw: Path, tmp_path: Path) -> None:
+    (raw / "z.jsonl").write_text("{")
+    for _ in range(2):  # the same command again says the same
+        failed = data(raw, tmp_path / "out", "--dropped", tmp_path / "dropped.jsonl")
+        assert failed.exit_code == 4 and "z.jsonl:1" in failed.stderr
+        assert [path for path in tmp_path.iterdir() if path != raw and any(path.iterdir())] == []
+
+
+def test_a_killed_cleanings_files_are_swept(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    (out / f".a.jsonl.{gone.pid}-0123abcd.tmp").write_text("half")
+    (out / f".a.jsonl.{os.getpid()}-0123abcd.tmp").write_text("another's, at work")
+    assert data(raw, out).exit_code == 0
+    assert [path.name for path in out.glob(".*")] == [f".a.jsonl.{os.getpid()}-0123abcd.tmp"]
+
+
+def test_an_interrupt_says_what_it_left(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cleaning._Writer, "add", interrupted)
+    stopped = data(raw, tmp_path / "out")
+    assert (stopped.exit_code, stopped.stderr) == (130, "interrupted: nothing was written\n")
+    assert files_in(tmp_path / "out") == {}
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(raw: Path, tmp_path: Path) -> None:
+    (raw / "more.ndjson").write_text(json.dumps({"text": words(30)}) + "\n")
+    (raw / "README.md").write_text("about it")
+    (raw / "b.jsonl.gz").write_bytes(b"x")
+    (raw / "gone.jsonl").symlink_to(raw / "nowhere")
+    result = data(raw, tmp_path / "out")
+    assert result.exit_code == 0
+    assert "not read" in result.stderr and "README.md, b.jsonl.gz, gone.jsonl" in result.stderr
+    assert (tmp_path / "out/more.jsonl").exists()

@@ -117,7 +117,7 @@ def test_errors_have_their_code_and_name_the_source(config: Path) -> None:
     plain = data("build", config)
     assert plain.exit_code == 10
     assert plain.stdout == ""
-    assert "holds no .jsonl, .txt or .parquet file" in plain.stderr
+    assert "holds no .jsonl, .ndjson, .txt or .parquet file" in plain.stderr
 
 
 def test_ls_flags_damaged_and_missing_files(config: Path) -> None:

@@ -200,7 +200,7 @@ def test_missing_text_is_named(tmp_path: Path) -> None:
     for path, words in (
         (tmp_path / "gone.jsonl", "does not exist"),
         (tmp_path / "*.txt", "does not exist"),
-        (tmp_path / "empty", "holds no .jsonl, .txt or .parquet file"),
+        (tmp_path / "empty", "holds no .jsonl, .ndjson, .txt or .parquet file"),
     ):
         with pytest.raises(FirehoseError, match=words) as caught:
             find_files("prose", [path])
@@ -218,3 +218,30 @@ def test_files_that_cannot_be_text_are_refused(tmp_path: Path) -> None:
         with pytest.raises(FirehoseError, match=words) as caught:
             find_files("prose", [tmp_path / name])
         assert (caught.value.exit_code, caught.value.path) == (Exit.REFUSED, str(tmp_path / name))
+
+
+def test_logs_of_agents_are_read(tmp_path: Path) -> None:
+    """Parts of a turn, turns that only call a tool, and an empty `messages` beside a text."""
+    ask = {
+        "role": "user",
+        "content": [{"type": "text", "text": "Is it"}, {"type": "image_url"}, {"text": "rain?"}],
+    }
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]}
+    answer = {"role": "assistant", "content": "Yes."}
+    rows = [{"messages": [ask, call, answer]}, {"text": "It rained.", "messages": []}, {"messages": []}]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(documents("log", [path]))
+    assert [(one.text, one.turn) for one in found] == [
+        ("> Is it\n\nrain?\n< Yes.", "Is it\n\nrain?"),
+        ("It rained.", None),
+        ("", ""),
+    ]
+
+
+def test_a_line_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "deep.jsonl"
+    path.write_text('{"text": "a"}\n{"more": ' + "[" * 100_000 + "]" * 100_000 + ', "text": "b"}\n')
+    with pytest.raises(FirehoseError, match="nested too deeply") as caught:
+        list(documents("deep", [path]))
+    assert caught.value.path == f"{path}:2"
