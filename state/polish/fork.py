@@ -20,7 +20,7 @@ from curriculum.config import Config
 from curriculum.errors import Exit, FirehoseError
 from curriculum.files import NO_LINKS, failing_writes, sync_folder, write_atomic
 from curriculum.sources import open_corpus
-from state import checkpoints, effective, recover
+from state import checkpoints, effective, journal, recover
 from state.checkpoints import Checkpoint
 from state.envelope import Envelope, Parent, make, new_lineage, seal
 from state.findings import FindingError, finding
@@ -111,6 +111,13 @@ def find(where: str, runs_dir: Path) -> tuple[Checkpoint, Envelope, RunDir]:
         path = Path(where)
         if path.is_dir() and checkpoints.NAME.fullmatch(path.resolve().name):
             parent = RunDir(path.resolve().parent.parent)
+            if parent.root.name == journal.BEFORE and parent.root.parents[1].name == "archive":
+                raise FirehoseError(
+                    Exit.REFUSED,
+                    "a run has given this checkpoint up, and its rows are no longer with it",
+                    path=path,
+                    next=f"begin another run on its weights: firehose run CONFIG --name OTHER with train.init_from = '{path}'",
+                )
             if parent.exists():
                 return (*checkpoints.sound(path), parent)
     raise FirehoseError(

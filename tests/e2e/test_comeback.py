@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.judge import Judge
 from state import effective, journal, recover, rollback, story
 from state.operate import change
-from state.polish import generations
+from state.polish import fork, generations
 from state.repair import check
 from state.rows import read_rows
 from state.status import status
@@ -23,6 +24,8 @@ from state.verify import verify
 from tests.fixtures import tiny
 from tests.fixtures.runs import go, log, the_run, the_state
 from trainer import comeback, runner, sampling
+from trainer.signals import Flags
+from trainer.step import TrainStep
 
 GOOD, BAD = "It rained all day, so we stayed in and read an old book.", "region region region region region"
 EDITS = (
@@ -98,6 +101,10 @@ def test_it_goes_back_with_a_lower_cap_and_trains_on(config: Path, speak: Speak)
         (cut,) = run.archive.glob(f"tiny.{name}.after-step-40-*.json")
         assert b"70" in cut.read_bytes()
     assert told(config) == ["launch", "halt", "halt-rollback", "resume", "bounds"]
+
+    with pytest.raises(FirehoseError, match="has given this checkpoint up") as caught:
+        fork.find(str(next(run.archive.rglob("step_70"))), run.root.parent)
+    assert "init_from" in str(caught.value.next)
 
     alarm = "halted at step 70 and went back to step 40: gamma cap 1.3 -> 0.5, gamma floor 0.9 -> 0.5"
     assert status(run, 0.0)[0]["alarms"] == [alarm]
@@ -268,6 +275,32 @@ def test_with_a_damaged_checkpoint(config: Path, speak: Speak) -> None:
     assert "optimizer.safetensors is damaged" in log(config)
     shutil.rmtree(path.parent)
     assert stays(config).startswith("the checkpoint of step 40, whose sample passed, is not there")
+
+
+def test_where_another_judge_halted_it(config: Path, speak: Speak) -> None:
+    config.write_text(config.read_text() + "[budget]\nmax_heldout_loss = 0.1\n")
+    speak(lambda step: GOOD)
+    assert go(config)["exit"] == Exit.HALTED
+    assert "run stays halted: the evaluation between phases halted it" in log(config)
+
+
+def test_when_asked_to_stop_at_that_moment_it_stops_and_the_next_launch_goes_back(
+    config: Path, speak: Speak, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags, whole = Flags(), TrainStep.run
+
+    def stopping(self: TrainStep, step: int, *rest: Any) -> None:
+        if step == 70:
+            flags.stop = signal.SIGTERM
+        whole(self, step, *rest)
+
+    speak(while_uncapped(config))
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "run", stopping)
+        assert go(config, flags=flags)["exit"] == Exit.HALTED
+    assert the_state(config).step == 70
+    assert go(config)["exit"] == Exit.ALARMS
+    assert log(config).count("GOING BACK") == 1
 
 
 def test_not_to_a_step_before_a_pivot(config: Path, speak: Speak) -> None:
