@@ -49,6 +49,8 @@ def broken(text: str, **limits: object) -> str | None:
         ("> a/b and http://x/y\nmore\n<", "a/b and http://x/y\nmore"),
         ("> # Style\ntabs / blanks: either\n## More / < Yes.", "# Style\ntabs / blanks: either\n## More"),
         ("> One\ntwo / > three", "One\ntwo"),
+        ("> read / write access\n< Yes.", "read / write access"),
+        ("> What is rain?\r\n<\r\n> And hail?", "What is rain?\r"),
         ("> First.\n> Second.\n< Answer.", "First."),
         ("Be brief.\n> What?\n< That.", "What?"),
         ("> Only a prompt\n\nwith lines", "Only a prompt\n\nwith lines"),
@@ -232,12 +234,35 @@ PROMPTS = {
     "lines they speak of. When a test fails you look for the cause and do not touch the test. You will be given one "
     "task at a time, and you report in plain sentences when it is done, with what you did not do and why.",
     "expert": "You are an expert in Python and databases.\n\nFollow the style guide of the project.",
+    "brackets": "[Persona]\nA clerk.\n[Rules]\nNever guess.\n[Output Format]\nJSON.",
+    "underlined": "Persona\n-------\nA clerk.\n\nRules\n=====\nNever guess.\n\nTools\n-----\nNone.",
+    "bold items on one line": "**Persona:** a clerk of a court. **Rules:** never guess. **Output:** JSON.",
+    "tags on one line": "<persona>A clerk.</persona> <rules>Never guess.</rules> <format>JSON</format>",
+    "tags in a tag": "<system_prompt>\n<persona>A clerk.</persona>\n<rules>None.</rules>\n</system_prompt>",
+    "ornaments": "⚙ Persona\nA clerk of a court.\n\n⚖ Rules\nNever guess.\n\n✒ Output\nPlain.",
+    "tools to use": "In this environment you have access to a set of tools you can use for the user's questions.",
+    "tools in a later sentence": "Answer as best you can. You have access to the following tools:\n\nlookup: finds a word\n\n"
+    "Thought: what to do\nAction: lookup\nAction Input: the word",
+    "functions to call": "You can use the following functions: find(name), book(room). Call a function with its JSON and wait for an answer.",
+    "a namespace": "# Tools\n\n## functions\nnamespace functions {\n// Finds.\ntype find = (_: {word: string}) => any;\n}",
+    "tools in YAML": "tools:\n- name: find\n  description: finds a word\n  parameters:\n    word: string",
+    "front matter": "---\ndescription: house style\napplyTo: '**/*.py'\n---\n\nShort functions.",
+    "act as, with obligations": "I want you to act as the clerk of a court. You must answer in one line. Never give advice. "
+    "Always name the paragraph.",
+    "act as, with rules": "Act as the clerk of a court.\n- Answer in one line\n- Never advise\n- Always quote\n- Use plain words"
+    "\n- Avoid Latin\n- Keep it short",
+    "third person": "The assistant is called Vera. The assistant answers in one line. The assistant gives no advice. "
+    "The assistant names the paragraph.",
+    "a name's third person": "You are Vera, clerk of a court. Vera answers in one line. Vera gives no advice. Vera names the "
+    "paragraph that she speaks of.",
+    "from now on": "Hi there! From now on you are Vera, clerk of a court. You never give advice. You must be very short.",
 }
 
 
 @pytest.mark.parametrize("kind", PROMPTS)
 def test_prompts_by_their_shape(kind: str) -> None:
     assert signs(PROMPTS[kind]) >= 3
+    assert signs(PROMPTS[kind].replace("\n", "\r\n")) >= 3
     for text in (f"> {PROMPTS[kind]}", f"> {PROMPTS[kind]}\n< Understood."):
         assert is_prompt(Text(text), CLEAN)
         assert not is_prompt(Text(text), Clean(prompt_signs=1000))
@@ -274,10 +299,33 @@ def test_looking_for_no_more_signs_than_are_enough_changes_no_answer(parts: list
         "My list:\n- milk\n- bread\n- eggs\nWhat is missing for a cake?",
         '{"a": 1, "b": [1, 2]} is this valid JSON?',
         LONG,
+        "You are given a sorted list of whole numbers. You must return the index of a target. You should not sort it "
+        "again, and you will be asked for the order of time that it takes. Your answer is a function in C.",
+        "You are right about the first part. You should know that the second still fails. You always say to restart.",
+        "You are the best! You should have seen their faces. You always make it clear to me, and you will hear from me.",
+        "YOU ARE WRONG AGAIN.\nYou should read it. You must look at line 3. You never do.",
+        "You are a night porter. At one you must open to a guest. You should wake nobody. You will have 12 keys. Who rings?",
+        "Is this right?\n\nINGREDIENTS\n2 eggs\nflour\n\nMETHOD\nMix. Never stop.\n\nNOTES\nServe to your guests.",
+        "INGREDIENTS\n2 eggs\nflour\n\nMETHOD\nMix and bake.\n\nNOTES\nServe warm.",
+        "Summarise this CV:\n\nEDUCATION\nA college\n\nEXPERIENCE\nLed users of agents\n\nSKILLS\nTools",
+        "THE MORNING\n\nIt comes.\n\nTHE NOON\n\nIt stays.\n\nTHE NIGHT\n\nIt goes.",
+        "Make a list for me:\n- Add milk\n- Use brown sugar\n- Keep butter\n- Include eggs\n- Avoid nuts\n- Never salt",
+        "- Create a branch\n- Write the code\n- Test it\n- Add a note\n- Use squash",
+        "- Create a user\n- Write the rules\n- Test the format\n- Add a note\n- Use squash",
+        "[Verse]\nThe rain falls\n\n[Chorus]\nOh rain\n\n[Bridge]\nNo more rain",
+        "<project>\n<modelVersion>4</modelVersion>\n<groupId>a</groupId>\n<artifactId>b</artifactId>\n</project>",
+        "Here are two functions: f(x) = x + 1 and g(x) = 2x. What is f(g(2))?",
+        "I am building a shed. You have access to the following tools: hammer, saw and nails. What would you build?",
+        "Act as a poet and write about rain. You should use rhyme. Do not use the word water, and let it end with a ship.",
+        "The assistant is slow today. The assistant does not load. The assistant shows an error. The assistant hangs. Why?",
+        "tools:\n  - name: hammer\n  - name: saw\nHow do I read this list in Python?",
+        "namespace tools {\nclass Hammer { void hit(); };\n}\nWhy does this not compile?",
+        "---\ntitle: A post\ntags: [a, b]\n---\n\nHow do I render this?",
     ],
 )
 def test_honest_turns_stay(turn: str) -> None:
     assert not is_prompt(Text(f"> {turn}\n< An answer."), CLEAN)
+    assert signs(turn.replace("\n", "\r\n")) < 3
 
 
 def test_headers_are_counted_once_each() -> None:
@@ -348,6 +396,17 @@ def test_odd_text_takes_no_longer_than_its_length() -> None:
         "\n  ",
         "中",
         "\n< ",
+        "\r",
+        "# \t",
+        "<ab>",
+        "<ab>x</ab>",
+        "tools",
+        "Never ",
+        "You are Ann, ",
+        "The assistant is ",
+        "\n[A",
+        "\n\nAa\n---",
+        '"}:',
     ]
     script = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_CPU, (100, 100))\n"
