@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from curriculum import config_toml, eligibility
 from curriculum.errors import Exit, FirehoseError
+from curriculum.gate.rule import LOW_COUNTS
 
 if TYPE_CHECKING:
     from curriculum.config import Config, Source
@@ -163,6 +164,12 @@ class _Rules:
 
     def gate(self) -> None:
         gate = self.config.gate
+        if gate.threshold == 0 and not gate.audit_halt:
+            self.refuse(
+                ("gate", "threshold"),
+                "gate.threshold 0 is a gate that could never fire: no score is under 0, and gate.audit_halt names no audit",
+                next="set threshold = 30.0, where the scores of broken text begin, or leave it out",
+            )
         if gate.window_low > gate.window:
             self.refuse(
                 ("gate", "window_low"),
@@ -281,6 +288,7 @@ def warnings(config: "Config") -> list[str]:
         found.append(
             "I16: train.funnel_steps is set with init_from, whose weights know the whole vocabulary already"
         )
+    found += _unarmed(config)
     if curriculum.curriculum_warmup_steps >= train.steps:
         found.append(
             f"curriculum_warmup_steps {curriculum.curriculum_warmup_steps} never ends: the run has {train.steps} steps"
@@ -290,6 +298,23 @@ def warnings(config: "Config") -> list[str]:
     if curriculum.policy == "focus-ucb":
         for phase in eligibility.phases(config):
             found += _forgotten(config, phase)
+    return found
+
+
+def _unarmed(config: "Config") -> list[str]:
+    """What keeps the gate from halting this run whatever its samples say."""
+    gate, samples = config.gate, config.train.steps // config.train.sample_every
+    found = []
+    if gate.threshold == 0:
+        found.append(
+            "gate.threshold 0: no score is under it, so that only the audits of gate.audit_halt can halt"
+        )
+    least = min(gate.consecutive, gate.window_low, -(-gate.tally // LOW_COUNTS) or gate.consecutive)
+    if samples < least:
+        found.append(
+            f"the gate cannot halt this run: it needs {least} samples, and train.sample_every "
+            f"{config.train.sample_every} draws {samples} in {config.train.steps} steps"
+        )
     return found
 
 

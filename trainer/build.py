@@ -81,7 +81,8 @@ def build(
     audits, notes = open_audits(corpus, config.gate.audit_halt)
     for note in notes:
         say(note)
-    judge = Judge(gate, audits, {arm_id: name for name, arm_id in start.ids.items()})
+    names = {arm_id: name for name, arm_id in start.ids.items()}
+    judge = Judge(gate, audits, names, warmup=config.train.warmup_steps)
     if not start.fresh:
         judge.watch.restore(start.payload.get("watch", {}), judge.names)
     return Built(

@@ -54,7 +54,8 @@ class Checkup:
         with self.timers("gate"):
             scored = score(drawn.text)
             audits = self.parts.judge.audit(drawn.text, drawn.ids, drawn.loss)
-            verdict = self.parts.gate.observe(step, scored.total, audits["found"], self.parts.judge.spared())
+            spared = self.parts.judge.spared(step)
+            verdict = self.parts.gate.observe(step, scored.total, audits["found"], spared)
             audits |= self.parts.judge.settle(verdict)
             short = shortfall(scored.total, config.gate.target)
             penalties = self.parts.scheduler.penalize(step, short)

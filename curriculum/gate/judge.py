@@ -10,6 +10,7 @@ from curriculum.gate.rule import Gate, Verdict
 from curriculum.gate.watch import Watch
 from curriculum.tokens.corpus import Corpus
 
+YOUNG = 32  # samples within which a model may speak word salad; twice the gate's window, step 3,200 at one in 100 steps
 NOTHING: dict[str, Any] = {
     "local_coherence": None,
     "longest_copy": None,
@@ -19,10 +20,12 @@ NOTHING: dict[str, Any] = {
 
 
 class Judge:
-    """A run's audits and losses, around its gate. names: arm id -> source."""
+    """A run's audits and losses, around its gate. names: arm id -> source. warmup: steps of the learning rate's ramp."""
 
-    def __init__(self, gate: Gate, audits: Audits | None, names: Mapping[int, str]) -> None:
-        self.gate, self.audits, self.names = gate, audits, names
+    def __init__(
+        self, gate: Gate, audits: Audits | None, names: Mapping[int, str], *, warmup: int = 0
+    ) -> None:
+        self.gate, self.audits, self.names, self.warmup = gate, audits, names, warmup
         self.watch = Watch()
 
     def audit(self, text: str, ids: Sequence[int], loss: float) -> dict[str, Any]:
@@ -34,9 +37,14 @@ class Judge:
         self.watch.passed |= {name for name in NOTHING if body[name] is not None and name not in found}
         return body
 
-    def spared(self) -> set[str]:
-        """The audits that may not halt yet, since no sample has passed them: a young model speaks word salad."""
-        return set(NOTHING) - self.watch.passed
+    def spared(self, step: int) -> set[str]:
+        """The audits that may not halt yet at a step: a young model speaks word salad.
+
+        They are those that no sample has passed, up to the end of the learning rate's warm-up and for 32 samples at
+        least. A run that is salad after that was never anything else, and is halted for it.
+        """
+        young = self.watch.drawn < YOUNG or step <= self.warmup
+        return set(NOTHING) - self.watch.passed if young else set()
 
     def settle(self, verdict: Verdict) -> dict[str, Any]:
         """What the verdict on a sample means for the sources fed before it, as its row holds that."""

