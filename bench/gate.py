@@ -206,6 +206,7 @@ def delays(audits: TextAudits, train: dict[str, list[str]]) -> None:
         )
     found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     by_kind: dict[str, list[float]] = defaultdict(list)
+    unset: dict[str, list[int | None]] = defaultdict(list)
     runs = never = later = 0
     for run in trajectories(good, bad, EACH):
         ends = []
@@ -217,6 +218,8 @@ def delays(audits: TextAudits, train: dict[str, list[str]]) -> None:
         later += ends[2] > ends[0] or ends[1] > ends[0]
         found[run.world].append((ends[0], ends[1], ends[2]))
         by_kind[run.kind].append(ends[2] / max(1, ends[0]))
+        halt = backtest(run.samples, DEFAULT).halt_step
+        unset[run.kind].append(None if halt is None else (halt - run.onset) // 100)
     print(
         f"\nDetection on {runs} trajectories, all five kinds, audits halting: samples from the onset to the halt\n"
     )
@@ -235,6 +238,15 @@ def delays(audits: TextAudits, train: dict[str, list[str]]) -> None:
         + ", ".join(f"{k} {statistics.median(v):.2f}" for k, v in by_kind.items())
         + "\n"
     )
+    print(
+        "The same runs where gate.audit_halt names no audit, which is the default: halted, after how many samples\n"
+    )
+    print("| kind | halted | median delay |\n|---|---|---|")
+    for kind, after in unset.items():
+        halted = [one for one in after if one is not None]
+        middle = f"{statistics.median(halted):.0f}" if halted else ""
+        print(f"| {kind} | {len(halted)} of {len(after)} | {middle} |")
+    print()
 
 
 def asked(world: str) -> str:

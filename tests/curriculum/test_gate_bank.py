@@ -84,7 +84,8 @@ def test_a_healthy_run_is_halted_by_less_than_one_chance_in_a_thousand(bench: di
     low = np.random.default_rng(1).random((runs, samples)) < halts.HEALTHY_SHARE
     halted = (halts.halts(low, often) <= samples).mean()
     assert all(
-        halts.through_gate(row, often) == at for row, at in zip(low[:50], halts.halts(low[:50], often))
+        halts.through_gate(row, often) == at
+        for row, at in zip(low[:50], halts.halts(low[:50], often), strict=True)
     )
     chance = halts.exact(often, samples)
     assert 0.01 < chance < 0.1
