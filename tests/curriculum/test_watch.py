@@ -86,7 +86,10 @@ def test_a_sample_s_own_loss() -> None:
 def test_saved_and_restored_anywhere_it_goes_on_alike() -> None:
     for cut in (0, 3, 77, 400):
         draw, straight, resumed = random.Random(6), Watch(), Watch()
-        events = [(draw.randrange(2), draw.gauss(3.0, 0.4), draw.random() < 0.1) for _ in range(600)]
+        events = [
+            (draw.randrange(2), 0.1 if 50 < at < 90 else draw.gauss(3.0, 0.4), draw.random() < 0.1)
+            for at in range(600)
+        ]
         said: list[list[object]] = [[], []]
         for side, watch in enumerate((straight, resumed)):
             for at, (arm, loss, sample) in enumerate(events):
@@ -264,6 +267,7 @@ def test_a_recited_share_is_named_within_thirty_samples_and_as_long_as_it_lasts(
         ("share grows", lambda draw, at: 0.13 if draw.random() < at / 240 else draw.gauss(2.8, 0.3)),
         ("falls to 0.35", lambda draw, at: draw.gauss(max(0.35, 2.8 - 0.025 * at), 0.1)),
         ("falls to 0.13", lambda draw, at: draw.gauss(max(0.13, 2.8 - 0.025 * at), 0.02)),
+        ("half at 1.0", lambda draw, at: 1.0 if at > 20 and draw.random() < 0.5 else draw.gauss(2.8, 0.3)),
         ("half from the start", lambda draw, at: 0.05 if draw.random() < 0.5 else draw.gauss(2.8, 0.3)),
     ],
 )
@@ -285,6 +289,9 @@ def test_what_comes_slowly_is_named_and_stays(
         ("falling", lambda draw, at: 2.0 + 6.0 * math.exp(-at / 20) + draw.gauss(0, 0.2)),
         ("flat, then falling", lambda draw, at: draw.gauss(min(9.0, max(3.0, 12.0 - 0.1 * at)), 0.05)),
         ("a spike", lambda draw, at: draw.gauss(2.8 + 2.0 * (40 <= at < 50), 0.15)),
+        ("waves", lambda draw, at: draw.gauss(2.8 + 0.4 * math.sin(0.5 * at), 0.15)),
+        ("a spike that fades", lambda draw, at: draw.gauss(2.8 + 0.8 * (at >= 40) * 0.9 ** (at - 40), 0.15)),
+        ("a hill", lambda draw, at: draw.gauss(2.8 + 0.6 * (40 <= at < 46), 0.15)),
         ("a new level", lambda draw, at: draw.gauss(2.8 if at < 50 else 1.5, 0.2)),
     ],
 )
