@@ -60,7 +60,7 @@ heldout_every = {steps}
 device = "{device}"
 {train}
 [gate]
-threshold = 0
+threshold = 0.001
 {sources}"""
     )
     config = configs.load(path)

@@ -57,7 +57,7 @@ threads = {threads}
 dtype = "{dtype}"
 device = "cpu"
 [gate]
-threshold = 0.0
+threshold = 0.001
 [sources.shakespeare]
 path = "text"
 """

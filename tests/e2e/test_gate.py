@@ -71,7 +71,7 @@ def test_penalties_reach_the_bandit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "good": "It rained all day, so we stayed in and read an old book.",
         "bad": "region region region region region region",
     }.items():
-        config = tiny.make(tmp_path / name, ("[gate]", "[gate]\nthreshold = 0.0")).path
+        config = tiny.make(tmp_path / name, ("[gate]", "[gate]\nthreshold = 0.001")).path
         monkeypatch.setattr(sampling, "generate", say(text))
         assert go(config)["exit"] == Exit.OK
         envelope, _ = StateStore(RunDir(tmp_path / name / "runs/tiny").state).read()
