@@ -14,7 +14,9 @@ BIGRAM, TRIGRAM, ENGLISH, CHARACTERS = 35.0, 35.0, 20.0, 10.0  # the most each a
 ENOUGH_CHARACTERS = 20  # distinct ones, for the whole of that axis
 SHORT = 8  # tokens; a sample under this is scored as it is and marked
 PUNCTUATION = ""  # the one symbol that every token of punctuation only becomes
-EDGES = re.compile(r"^[\W_]+|[\W_]+$")
+# From the first letter or digit to the last. Looking for the punctuation at the ends instead takes the square of a run's
+# length: each place in the run is tried as the beginning of the end.
+CORE = re.compile(r"[^\W_](?:.*[^\W_])?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,12 @@ def tokenize(text: str) -> list[str]:
     >>> tokenize("Rain's rhythmic refrain, ''' ... __init__")
     ["rain's", 'rhythmic', 'refrain', '', '', 'init']
     """
-    return [EDGES.sub("", token) or PUNCTUATION for token in text.lower().split()]
+    return [token if token.isalnum() else _core(token) for token in text.lower().split()]
+
+
+def _core(token: str) -> str:
+    found = CORE.search(token)
+    return found.group() if found else PUNCTUATION
 
 
 def _diversity(tokens: Sequence[str], k: int) -> float:

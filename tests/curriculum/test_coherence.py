@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,32 @@ def test_tokens() -> None:
         "1984",
     ]
     assert tokenize("Ünïted СЛОВО, 「漢字」") == ["ünïted", "слово", "漢字"]
+
+
+def test_tokens_are_what_is_left_without_the_punctuation_at_both_ends() -> None:
+    draw = random.Random(5)
+    for pool in ("ab_-", "aé_ßİ1٣²½ⅷ中ǅ-’'\" \u2028\x1c", "".join(map(chr, draw.choices(range(0x110000), k=5_000)))):
+        for _ in range(1_000):
+            text = "".join(draw.choices(pool, k=draw.randint(0, 20)))
+            plain = [re.sub(r"^[\W_]+|[\W_]+$", "", token) for token in text.lower().split()]
+            assert tokenize(text) == plain, text
+
+
+@pytest.mark.parametrize("mark", ["-", "_", "a-", "- "])
+def test_a_long_run_of_one_mark_takes_no_time(mark: str) -> None:
+    """A model gone wrong writes these; the square of this length would be hours of computing."""
+
+    def too_long(*_: object) -> None:
+        raise AssertionError("20 seconds of computing")
+
+    handler = signal.signal(signal.SIGVTALRM, too_long)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 20)
+    try:
+        got = score(f"a{mark * (200_000 // len(mark))}b")
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, handler)
+    assert got.total < 30 or got.short
 
 
 def test_punctuation_is_one_symbol_and_no_word() -> None:
