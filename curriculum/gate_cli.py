@@ -1,5 +1,6 @@
 """`firehose gate`: score samples as a run scores them, and replay a sample log through any rule."""
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from curriculum.gate.rule import Rules
 if TYPE_CHECKING:  # numpy: not paid by commands that audit nothing
     from curriculum.gate.audits import Audit, TextAudits
 
+LARGEST_RULE = 1_000_000  # samples: a run draws some thousands
 app = typer.Typer(no_args_is_help=True, help="Judge samples: the coherence score, the audits, and the rules.")
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
@@ -84,6 +86,9 @@ def backtest_command(
 
     Examples: firehose gate backtest runs/demo/demo.samples.json --rule 8/16 --seconds-per-step 10 --watts 130
     """
+    halting = tuple(_audit(name) for name in audit_halt or ())
+    _priced(seconds_per_step, watts)
+    given = [_rule(text) for text in rule or ()]
     log = logs.log(logs.read(samples), samples)
     usual = Rules()
     tried = [
@@ -93,13 +98,12 @@ def backtest_command(
         Rules.read(f"{usual.window_low}/{usual.window}"),
         Rules.read(f"tally:{usual.tally}"),
     ]
-    given = [_rule(text) for text in rule or ()]
     results = [
         backtest(
             log,
             rules,
             threshold=threshold,
-            audit_halt=tuple(audit_halt or ()),
+            audit_halt=halting,
             seconds_per_step=seconds_per_step,
             watts=watts,
         )
@@ -124,9 +128,41 @@ def _lines(result: Backtest) -> list[str]:
     return [*name[:-1], f"{name[-1]:<46} {at:>8} {saved:>8} {hours:>7} {kwh:>6}".rstrip()]
 
 
+def _audit(name: str) -> str:
+    from typing import get_args
+
+    from curriculum.config_keys import Audit as Names
+    from curriculum.config_toml import did_you_mean
+
+    known = list(get_args(Names))
+    if name not in known:
+        raise FirehoseError(
+            Exit.USAGE,
+            f"there is no audit {name!r}{did_you_mean(name, known)}",
+            next=f"--audit-halt {', '.join(known[:-1])} or {known[-1]}",
+        )
+    return name
+
+
+def _priced(seconds_per_step: float | None, watts: float | None) -> None:
+    """Raise USAGE for a price that says nothing: power without a pace, or what is no number."""
+    for option, value in (("--seconds-per-step", seconds_per_step), ("--watts", watts)):
+        if value is not None and not math.isfinite(value):
+            raise FirehoseError(Exit.USAGE, f"{option} {value} is no number", next=f"{option} 10")
+    if watts is not None and seconds_per_step is None:
+        raise FirehoseError(
+            Exit.USAGE,
+            "--watts needs the run's pace to say what is saved",
+            next=f"--seconds-per-step 10 --watts {watts:g}",
+        )
+
+
 def _rule(text: str) -> Rules:
     try:
-        return Rules.read(text)
+        rules = Rules.read(text)
+        if max(rules.consecutive, rules.window, rules.tally) > LARGEST_RULE:
+            raise ValueError(f"a count over {LARGEST_RULE:,}")
+        return rules
     except ValueError as error:
         raise FirehoseError(
             Exit.USAGE,

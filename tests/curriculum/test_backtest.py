@@ -111,7 +111,8 @@ def first(text: str, lows: list[bool]) -> int | None:
 
 
 @pytest.mark.parametrize(
-    "rule", ["0", "17/16", "five", "tally:", "tally:0", "8/16/2", "tally:3/4", "window:3"]
+    "rule",
+    ["0", "17/16", "five", "tally:", "tally:0", "8/16/2", "tally:3/4", "window:3", "8/99999999999999999999"],
 )
 def test_a_rule_that_is_none_is_named(tmp_path: Path, rule: str) -> None:
     code, body, _ = run(story(tmp_path / "v1.jsonl", scored=True), "--rule", rule)
@@ -129,6 +130,9 @@ def test_a_rule_that_is_none_is_named(tmp_path: Path, rule: str) -> None:
         ('{"step": 1, "score": 3}\n{"step": 1, "score": 3}', ":2"),
         ('{"step": 1, "score": "high"}', ":1"),
         ('{"step": 1}', ":1"),
+        ('{"step": 1, "score": 1' + "0" * 400 + "}", ":1"),
+        ('{"step": 1' + "0" * 400 + ', "score": 1}', ":1"),
+        ('{"step": 1, "score": NaN}', ":1"),
     ],
 )
 def test_what_is_no_log_is_named(tmp_path: Path, text: str, where: str) -> None:
@@ -136,6 +140,24 @@ def test_what_is_no_log_is_named(tmp_path: Path, text: str, where: str) -> None:
     path.write_text(text)
     code, body, _ = run(path)
     assert (code, body["error"]["path"]) == (2, f"{path}{where}")
+    assert "firehose gate backtest" in body["error"]["next"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--audit-halt", "local_coherense"), 'did you mean "local_coherence"?'),
+        (("--audit-halt", "nosuch"), "no audit 'nosuch'"),
+        (("--watts", "130"), "--watts needs the run's pace"),
+        (("--seconds-per-step", "inf"), "is no number"),
+        (("--seconds-per-step", "1", "--watts", "inf"), "is no number"),
+    ],
+)
+def test_an_option_that_says_nothing_is_refused(tmp_path: Path, given: tuple[str, ...], said: str) -> None:
+    code, body, _ = run(story(tmp_path / "v1.jsonl", scored=True), *given)
+    assert code == 2
+    assert said in body["error"]["message"]
+    assert "--" in body["error"]["next"]
 
 
 def test_the_table_fits_a_terminal(tmp_path: Path) -> None:

@@ -98,7 +98,11 @@ def test_tokens() -> None:
 
 def test_tokens_are_what_is_left_without_the_punctuation_at_both_ends() -> None:
     draw = random.Random(5)
-    for pool in ("ab_-", "aé_ßİ1٣²½ⅷ中ǅ-’'\" \u2028\x1c", "".join(map(chr, draw.choices(range(0x110000), k=5_000)))):
+    for pool in (
+        "ab_-",
+        "aé_ßİ1٣²½ⅷ中ǅ-’'\" \u2028\x1c",
+        "".join(map(chr, draw.choices(range(0x110000), k=5_000))),
+    ):
         for _ in range(1_000):
             text = "".join(draw.choices(pool, k=draw.randint(0, 20)))
             plain = [re.sub(r"^[\W_]+|[\W_]+$", "", token) for token in text.lower().split()]
@@ -228,6 +232,55 @@ def test_text_that_only_begins_like_json_is_text(text: str) -> None:
 def test_command_names_what_it_cannot_read(text: str | bytes, where: str) -> None:
     code, out, _ = run(["score", "-", "--json"], text)
     assert (code, json.loads(out)["error"]["path"]) == (2, where)
+
+
+ROWS = list(map(json.dumps, TWO))
+
+
+@pytest.mark.parametrize(
+    ("text", "torn"),
+    [
+        ("\ufeff" + "\n".join(ROWS), None),
+        ("\n".join(json.dumps(row | {"note": "a\u2028b"}, ensure_ascii=False) for row in TWO), None),
+        ("\n".join(json.dumps(row, indent=2) for row in TWO), None),
+        ("\n".join(ROWS) + '\n{"step": 300, "te', ":3"),
+        ("[\n" + ",\n".join(ROWS) + ',\n{"step": 300, "text": "a', ":4"),
+        (("\n".join(ROWS) + '\n{"step": 300, "text": "é').encode()[:-1], ":3"),
+    ],
+    ids=[
+        "byte order mark",
+        "line separator in a text",
+        "indented",
+        "torn lines",
+        "torn array",
+        "torn letter",
+    ],
+)
+def test_a_log_is_no_prose(text: str | bytes, torn: str | None) -> None:
+    code, out, err = run(["score", "-", "--json"], text)
+    assert code == 0
+    assert [sample["score"] for sample in json.loads(out)["samples"]] == [23.0, 100.0]
+    assert (f"-{torn}: torn; the 2 rows" in err) if torn else err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('{"step": 100, "text": "It rai', "-:1"),  # nothing before the tear
+        ("[" + ROWS[0][:-9], "-:1"),
+        ("\n".join((ROWS[0], ROWS[0][:-9], ROWS[1])), "-:2"),
+        ("[\n" + ",\n".join((ROWS[0], ROWS[1][:-9], ROWS[1])) + "\n]", "-:3"),
+        ("[" + ROWS[0] + "] and more", "-:1"),
+        ('["one text", "anoth', "-"),
+        (ROWS[0] + '\n{"text": ' + "[" * 100_000, "-:2"),
+        (ROWS[0] + '\n{"step": 2, "text": "a", "n": ' + "1" * 5_000 + "}\n" + ROWS[1], "-:2"),
+    ],
+)
+def test_a_log_that_is_damaged_before_its_end_is_refused(text: str, where: str) -> None:
+    code, out, _ = run(["score", "-", "--json"], text)
+    error = json.loads(out)["error"]
+    assert (code, error["path"]) == (2, where)
+    assert error["next"]
 
 
 def test_command_needs_a_file(tmp_path: Path) -> None:
