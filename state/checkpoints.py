@@ -75,17 +75,60 @@ def read(path: Path) -> Checkpoint | None:
         complete = meta["format"] == FORMAT and all(
             (path / name).stat().st_size == entry["bytes"] for name, entry in meta["files"].items()
         )
-        step = int(meta["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        step, version = int(meta["step"]), int(meta["version"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    if complete and meta["version"] > VERSION:
+    if complete and version > VERSION:
         raise FirehoseError(
             Exit.NEWER_SCHEMA,
-            f"checkpoint version {meta['version']} is newer than this program's {VERSION}",
+            f"checkpoint version {version} is newer than this program's {VERSION}",
             path=path / META,
             next="upgrade firehose",
         )
     return Checkpoint(step, path, meta) if complete else None
+
+
+def damaged(path: Path, why: str | None = None, file: str = META) -> FirehoseError:
+    """What to raise for a checkpoint that cannot be used: the file that is to blame, and a checkpoint that is whole.
+
+    why: what is wrong with `file`; None to find both, of a folder of which `read` gives None.
+    """
+    if why is None:
+        file, why = _incomplete(path)
+    whole = [one.path for one in complete(path.parent) if one.path != path]
+    return FirehoseError(
+        Exit.DAMAGED,
+        f"the checkpoint {path.name} is damaged: {file} {why}",
+        path=path / file,
+        next=f"firehose inspect {whole[-1]}, which is complete"
+        if whole
+        else f"restore {path / file} from a copy",
+    )
+
+
+def _incomplete(path: Path) -> tuple[str, str]:
+    """The file for which a folder holds no complete checkpoint, and what is wrong with it."""
+    try:
+        meta = msgspec.json.decode((path / META).read_bytes())
+        files = [(name, int(meta["files"][name]["bytes"])) for name in (MODEL, OPTIMIZER)]
+    except FileNotFoundError:
+        return META, "is missing"
+    except OSError as error:
+        return META, f"cannot be read: {error.strerror}"
+    except (ValueError, RecursionError):
+        return META, "is no JSON"
+    except (KeyError, TypeError):
+        return META, "does not say which files belong to it"
+    for name, size in files:
+        try:
+            there = (path / name).stat().st_size
+        except OSError as error:
+            return name, "is missing" if isinstance(
+                error, FileNotFoundError
+            ) else f"cannot be read: {error.strerror}"
+        if there != size:
+            return name, f"has {there:,} bytes of {size:,}"
+    return META, "is not what a checkpoint's is"
 
 
 def folders(folder: Path) -> list[Path]:
@@ -116,19 +159,25 @@ def sound(path: Path, *, deep: bool = True) -> tuple[Checkpoint, Envelope]:
 
 
 def locate(where: Path) -> Checkpoint:
-    """The checkpoint at a path: a checkpoint folder itself, or the newest one of a run folder."""
+    """The checkpoint at a path: a checkpoint folder itself, or the newest complete one of a run folder.
+
+    Raises FirehoseError: DAMAGED where there are such folders and none is complete, NOT_FOUND where there is none.
+    """
     direct = read(where)
-    if direct is not None:
-        return direct
-    found = complete(where / "checkpoints")
-    if not found:
-        raise FirehoseError(
-            Exit.NOT_FOUND,
-            "no complete checkpoint here: expected a run folder or a checkpoints/step_N folder",
-            path=where,
-            next="firehose list",
-        )
-    return found[-1]
+    found = complete(where / "checkpoints") if direct is None else [direct]
+    if found:
+        if not found[-1].meta["files"].keys() >= {MODEL, OPTIMIZER}:
+            raise damaged(found[-1].path)
+        return found[-1]
+    named = [where] if NAME.fullmatch(where.name) and where.is_dir() else folders(where / "checkpoints")
+    if named:
+        raise damaged(named[-1])
+    raise FirehoseError(
+        Exit.NOT_FOUND,
+        "no complete checkpoint here: expected a run folder or a checkpoints/step_N folder",
+        path=where,
+        next="firehose list",
+    )
 
 
 def discard(path: Path) -> None:

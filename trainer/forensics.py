@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer import forensics_parts as parts
 from trainer.model import Decoder, Shape
 from trainer.snapshot import Tensors
 
@@ -37,10 +38,17 @@ LIMITS = {
     "not_finite": Limit(0, False, "tensors with a value that is no number"),
     "frozen": Limit(0, False, "tensors that no step has changed"),
     "scale": Limit(0.5, True, "smallest matrix: its RMS over that of a fresh draw"),
+    "scale_most": Limit(80, False, "largest tensor: its RMS over the largest of a fresh draw"),
     "meaningful": Limit(0.05, True, "poorest matrix: share of weights over a fresh RMS"),
     "contribution": Limit(0.005, True, "weakest half of a layer: RMS it adds over RMS it gets"),
+    "dead_heads": Limit(0.2, False, "layer with most heads under a tenth of a fresh RMS: their share"),
+    "dead_channels": Limit(0.25, False, "half of a layer with most such channels: their share"),
+    "rank": Limit(1.2, True, "flattest matrix: how many directions its rows have"),
     "embedding_spread": Limit(0.5, True, "spread of token norms over a fresh one"),
     "embedding_alike": Limit(0.9, False, "mean cosine of two tokens' embeddings"),
+    "embedding_shared": Limit(0.25, False, "share of tokens with another's embedding"),
+    "embedding_outlier": Limit(10, False, "norm that 1 % of tokens are over, to the usual one"),
+    "final_norm": Limit(0.1, True, "RMS of the last norm's gains, which are drawn as 1"),
     "prefix": Limit(0.02, True, "share of the logits the prefix decides"),
     "update": Limit(0.5, False, "largest step of a matrix: RMS of update over RMS"),
     "against": Limit(0.5, True, "smallest matrix: its RMS over the other's"),
@@ -115,6 +123,11 @@ class Examiner:
         probe, drawn, same = self._fresh(model)
         rms = {name: _rms(weight) for name, weight in matrices.items()}
         scale = {name: rms[name] / drawn[name] for name in matrices}
+        gains = {name: _rms(weight) for name, weight in model.items() if weight.dim() < 2}
+        # Residual projections are drawn smaller, and grow to the size of the others.
+        large = {name: size / max(drawn.values()) for name, size in rms.items()} | gains
+        heads, channels = parts.dead(model, self.shape, drawn, SAMPLE if self.quick else None)
+        rank = parts.ranks(model)
         meaningful = {name: _share(weight, drawn[name]) for name, weight in matrices.items()}
         update = {}
         if found.lr is not None and found.betas is not None:
@@ -136,10 +149,17 @@ class Examiner:
             _count("not_finite", bad),
             _count("frozen", sorted(still)),
             _worst("scale", scale),
+            _worst("scale_most", large),
             _worst("meaningful", meaningful),
             _worst("contribution", contribution),
+            _worst("dead_heads", heads),
+            _worst("dead_channels", channels),
+            _worst("rank", rank),
             _check("embedding_spread", tokens["spread"] / tokens["spread_fresh"]),
             _check("embedding_alike", tokens["alike"]),
+            _check("embedding_shared", tokens["shared"]),
+            _check("embedding_outlier", tokens["norm_p99"] / max(tokens["norm_p50"], tokens["norm_fresh"])),
+            _check("final_norm", gains["norm.weight"], "norm.weight"),
             _check("prefix", prefix),
             *([_worst("update", update)] if update else []),
             *([_worst("against", other)] if other else []),
@@ -151,6 +171,8 @@ class Examiner:
                 "meaningful": _least(meaningful, at),
                 "attention": _number(contribution[f"layer {at} attention"]),
                 "mlp": _number(contribution[f"layer {at} mlp"]),
+                "dead": _most(heads | channels, at),
+                "rank": _least(rank, at),
                 "update": _most(update, at),
                 "against": _least(other, at),
             }
@@ -203,6 +225,7 @@ class Examiner:
             "spread": _ratio(float(norms.std()), mean),
             "spread_fresh": 1 / math.sqrt(2 * width),  # of the norm of `width` normal draws, to first order
             "alike": alike,
+            "shared": parts.shared(directions),
         }
 
 

@@ -12,6 +12,7 @@ from state.cli import RUNS, Json, RunsDir
 if TYPE_CHECKING:
     from state.checkpoints import Checkpoint
     from trainer.forensics import Evidence, Report
+    from trainer.model import Shape
 
 app = typer.Typer()
 
@@ -38,13 +39,11 @@ def inspect_command(
 
     if plot is not None:
         check_picture(plot)
-    import msgspec
-
     from trainer.forensics import Examiner
-    from trainer.model import Shape
 
     found = locate(checkpoint, runs_dir)
     other = None if against is None else locate(against, runs_dir)
+    evidence, theirs = evidence_of(found), None if other is None else evidence_of(other)
     if other is not None and other.meta["shape"] != found.meta["shape"]:
         raise FirehoseError(
             Exit.REFUSED,
@@ -52,9 +51,7 @@ def inspect_command(
             path=other.path,
             next=f"firehose inspect {found.path}",
         )
-    examiner = Examiner(msgspec.convert(found.meta["shape"], Shape), found.meta.get("seed", 0), quick=False)
-    evidence, theirs = evidence_of(found), None if other is None else evidence_of(other)
-    report = examiner.examine(evidence, theirs)
+    report = Examiner(shape_of(found), found.meta.get("seed", 0), quick=False).examine(evidence, theirs)
     if json:
         body = {"checkpoint": str(found.path), "step": found.step, **report.as_dict()}
         emit_json("inspect/1", body | {"against": None if other is None else str(other.path)})
@@ -70,21 +67,72 @@ def inspect_command(
 
 
 def locate(where: str, runs_dir: Path) -> "Checkpoint":
-    """The checkpoint that a run's name, a run's folder or a step_N folder means. Raises FirehoseError(NOT_FOUND)."""
+    """The checkpoint that a run's name, a run's folder or a step_N folder means; a newer one passed over is said.
+
+    Raises FirehoseError: NOT_FOUND, DAMAGED.
+    """
     from state import checkpoints
 
-    return checkpoints.locate(runs_dir / where if (runs_dir / where).is_dir() else Path(where))
+    path = runs_dir / where if (runs_dir / where).is_dir() else Path(where)
+    found = checkpoints.locate(path)
+    for newer in checkpoints.folders(path / "checkpoints"):
+        if int(newer.name.removeprefix("step_")) > found.step:
+            say(f"{checkpoints.damaged(newer).message}; {found.path.name} is looked at instead")
+    return found
+
+
+def shape_of(found: "Checkpoint") -> "Shape":
+    """The model that a checkpoint says it is of. Raises FirehoseError(DAMAGED)."""
+    import msgspec
+
+    from state.checkpoints import damaged
+    from trainer.model import Shape
+
+    try:
+        shape = msgspec.convert(found.meta.get("shape"), Shape)
+    except msgspec.ValidationError as error:
+        raise damaged(found.path, f"gives no shape of a model: {error}") from None
+    sizes = (shape.vocab_size, shape.block_size, shape.width, shape.heads, shape.layers)
+    if min(sizes) < 1 or shape.width % (2 * shape.heads):
+        raise damaged(found.path, f"gives the shape of no model: {shape}")
+    return shape
 
 
 def evidence_of(found: "Checkpoint") -> "Evidence":
     """What forensics look at, every byte compared with what was written. Raises FirehoseError(DAMAGED)."""
-    from state.checkpoints import MODEL, OPTIMIZER
+    from state.checkpoints import MODEL, OPTIMIZER, damaged
     from trainer.checkpoint import tensors
     from trainer.forensics import Evidence
     from trainer.snapshot import Tensors
 
+    shape, seed, lr, betas = shape_of(found), *(found.meta.get(key) for key in ("seed", "lr", "betas"))
+    numbers = [*(betas if isinstance(betas, list) else []), *([] if lr is None else [lr])]
+    if type(seed or 0) is not int or not all(isinstance(number, int | float) for number in numbers):
+        raise damaged(found.path, f"is edited: seed {seed!r:.20}, lr {lr!r:.20}, betas {betas!r:.40}")
+    if betas is not None and (not isinstance(betas, list) or len(betas) != 2):
+        raise damaged(found.path, f"is edited: betas {betas!r:.40}")
     both = Tensors(tensors(found, MODEL), tensors(found, OPTIMIZER))
-    return Evidence(found.step, both, found.meta.get("lr"), found.meta.get("betas"))
+    expected, sizes = _sizes(shape), {name: tuple(tensor.shape) for name, tensor in both.model.items()}
+    for name in sorted(expected.keys() | sizes.keys()):
+        if expected.get(name) != sizes.get(name):
+            told = f"{name} is {sizes.get(name, 'absent')}, of this shape {expected.get(name, 'absent')}"
+            raise damaged(found.path, f"gives another shape than {MODEL} has: {told}")
+    return Evidence(found.step, both, lr, betas)
+
+
+def _sizes(shape: "Shape") -> dict[str, tuple[int, ...]]:
+    """Name -> size of each of a model's tensors."""
+    width, tokens = shape.width, (shape.vocab_size, shape.width)
+    found: dict[str, tuple[int, ...]] = {"embedding.weight": tokens, "norm.weight": (width,)}
+    if not shape.tied:
+        found["head.weight"] = tokens
+    for at in range(min(shape.layers, 10_000)):
+        found |= {f"blocks.{at}.{norm}.weight": (width,) for norm in ("attention_norm", "mlp_norm")}
+        found[f"blocks.{at}.attention.qkv.weight"] = (3 * width, width)
+        found[f"blocks.{at}.attention.out.weight"] = (width, width)
+        found[f"blocks.{at}.up.weight"] = (4 * width, width)
+        found[f"blocks.{at}.down.weight"] = (width, 4 * width)
+    return found
 
 
 def screen(report: "Report") -> list[str]:

@@ -1,6 +1,7 @@
 """Forensics: a trained model is found healthy, and every check fails on a model broken in the way it is there for."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -117,6 +118,64 @@ def restless(_: dict[str, torch.Tensor], memory: dict[str, torch.Tensor]) -> Non
     memory["blocks.0.up.weight/exp_avg"].mul_(1e4)
 
 
+def matrices(factor: float) -> Break:
+    def change(model: dict[str, torch.Tensor], _: dict[str, torch.Tensor]) -> None:
+        for weight in model.values():
+            if weight.dim() >= 2:
+                weight.mul_(factor)
+
+    return change
+
+
+def half_of(part: str, axis: int) -> Break:
+    """Zero the first half of the rows (axis 0) or columns of every such matrix."""
+
+    def change(model: dict[str, torch.Tensor], _: dict[str, torch.Tensor]) -> None:
+        for name, weight in model.items():
+            if name.endswith(part):
+                weight.narrow(axis, 0, weight.shape[axis] // 2).zero_()
+
+    return change
+
+
+def every_other(part: str, axis: int) -> Break:
+    def change(model: dict[str, torch.Tensor], _: dict[str, torch.Tensor]) -> None:
+        for name, weight in model.items():
+            if name.endswith(part):
+                weight.index_fill_(axis, torch.arange(0, weight.shape[axis], 2), 0.0)
+
+    return change
+
+
+def queries(model: dict[str, torch.Tensor], _: dict[str, torch.Tensor]) -> None:
+    """Every position attends to all before it alike."""
+    for name, weight in model.items():
+        if name.endswith("qkv.weight"):
+            weight[: len(weight) // 3] = 0.0
+
+
+def flat(model: dict[str, torch.Tensor], _: dict[str, torch.Tensor]) -> None:
+    """Queries, keys and values of rank one, each as large as it was."""
+    for name, weight in model.items():
+        if name.endswith("qkv.weight"):
+            signs = torch.ones(len(weight), 1)
+            signs[::3] = -1.0
+            weight.copy_(signs * weight.norm(dim=1, keepdim=True) * weight[:1] / weight[:1].norm())
+
+
+def of_last_norm(model: dict[str, torch.Tensor], _: dict[str, torch.Tensor]) -> None:
+    model["norm.weight"].mul_(0.01)
+
+
+def shared(model: dict[str, torch.Tensor], _: dict[str, torch.Tensor]) -> None:
+    embedding = model["embedding.weight"]
+    embedding[: 9 * len(embedding) // 10] = embedding[0].clone()
+
+
+def loud(model: dict[str, torch.Tensor], _: dict[str, torch.Tensor]) -> None:
+    model["embedding.weight"][::20].mul_(50)
+
+
 WAYS: dict[str, tuple[Break, set[str]]] = {
     "all weights scaled by 0.01": (of("", 0.01), {"scale", "meaningful", "contribution", "prefix"}),
     "shrunk 6.6 times": (of("weight", 1 / 6.6), {"scale", "meaningful"}),
@@ -130,6 +189,17 @@ WAYS: dict[str, tuple[Break, set[str]]] = {
     "a frozen group": (frozen, {"frozen"}),
     "a value that is no number": (nan, {"not_finite"}),
     "a step that rewrites the weights": (restless, {"update"}),
+    "all matrices x1000": (matrices(1000.0), {"scale_most"}),
+    "one matrix x100": (of("blocks.0.up", 100.0), {"scale_most"}),
+    "half of the heads": (half_of("attention.out.weight", 1), {"dead_heads", "dead_channels"}),
+    "half of each head": (every_other("attention.out.weight", 1), {"dead_channels"}),
+    "half of the neurons, by what they take": (half_of("up.weight", 0), {"dead_channels"}),
+    "half of the neurons, by what they give": (half_of("down.weight", 1), {"dead_channels"}),
+    "queries of zero": (queries, {"dead_heads", "dead_channels", "rank"}),
+    "attention of one direction": (flat, {"rank"}),
+    "the last norm x0.01": (of_last_norm, {"final_norm"}),
+    "one embedding for 90 % of the tokens": (shared, {"embedding_shared"}),
+    "5 % of the tokens x50": (loud, {"embedding_outlier"}),
 }
 
 
@@ -250,10 +320,64 @@ def test_what_cannot_be_looked_at_is_refused(config: Path, tmp_path: Path) -> No
     weights = path / checkpoints.MODEL
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     assert inspect(path).exit_code == Exit.DAMAGED
+    other = tiny.make(tmp_path / "other", *tiny.QUICK).path
+    assert go(other, until=10)["exit"] == Exit.STOPPED
+    assert inspect(run.root, "--against", the_run(other).root).exit_code == Exit.REFUSED
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     meta = json.loads((path / checkpoints.META).read_text())
-    meta["shape"]["layers"] = 2
+    change(meta)
     (path / checkpoints.META).write_text(json.dumps(meta))
-    assert inspect(run.root, "--against", path).exit_code == Exit.REFUSED
+
+
+HARM: dict[str, tuple[Callable[[Path], object], str]] = {
+    "weights cut short": (lambda path: os.truncate(path / checkpoints.MODEL, 999), checkpoints.MODEL),
+    "no weights": (lambda path: (path / checkpoints.MODEL).unlink(), checkpoints.MODEL),
+    "no moments": (lambda path: (path / checkpoints.OPTIMIZER).unlink(), checkpoints.OPTIMIZER),
+    "no JSON": (lambda path: (path / checkpoints.META).write_text('{"format"'), checkpoints.META),
+    "other JSON": (lambda path: (path / checkpoints.META).write_text("[3]"), checkpoints.META),
+    "an absent file": (lambda path: (path / checkpoints.META).unlink(), checkpoints.META),
+    "no files": (lambda path: edited(path, lambda meta: meta.update(files={})), checkpoints.META),
+    "another width": (
+        lambda path: edited(path, lambda meta: meta["shape"].update(width=64)),
+        checkpoints.META,
+    ),
+    "no width": (lambda path: edited(path, lambda meta: meta["shape"].pop("width")), checkpoints.META),
+    "no heads": (lambda path: edited(path, lambda meta: meta["shape"].update(heads=0)), checkpoints.META),
+    "more layers": (lambda path: edited(path, lambda meta: meta["shape"].update(layers=9)), checkpoints.META),
+    "no shape": (lambda path: edited(path, lambda meta: meta.pop("shape")), checkpoints.META),
+    "a seed in words": (lambda path: edited(path, lambda meta: meta.update(seed="x")), checkpoints.META),
+    "one beta": (lambda path: edited(path, lambda meta: meta.update(betas=[0.9])), checkpoints.META),
+    "a rate in words": (lambda path: edited(path, lambda meta: meta.update(lr="x")), checkpoints.META),
+    "a version in words": (
+        lambda path: edited(path, lambda meta: meta.update(version="x")),
+        checkpoints.META,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HARM)
+def test_a_damaged_checkpoint_is_named_with_its_file(config: Path, tmp_path: Path, what: str) -> None:
+    harm, file = HARM[what]
+    path = shutil.copytree(the_run(config).checkpoints / "step_60", tmp_path / "step_60")
+    harm(path)
+    told = inspect(path, "--json")
+    assert told.exit_code == Exit.DAMAGED
+    error = json.loads(told.stdout)["error"]
+    assert error["path"] == str(path / file) and file in error["message"] and error["next"]
+
+
+def test_a_newest_checkpoint_that_is_damaged_is_not_passed_over_in_silence(
+    config: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(the_run(config).checkpoints, tmp_path / "checkpoints")
+    os.truncate(tmp_path / "checkpoints" / "step_60" / checkpoints.MODEL, 999)
+    told = inspect(tmp_path)
+    assert told.exit_code == Exit.OK
+    assert f"step_60 is damaged: {checkpoints.MODEL} has 999 bytes" in told.stderr
+    named = json.loads(inspect(tmp_path / "checkpoints" / "step_60", "--json").stdout)["error"]
+    assert named["next"] == f"firehose inspect {tmp_path / 'checkpoints' / 'step_40'}, which is complete"
 
 
 # In a run.
