@@ -199,7 +199,7 @@ WAYS: dict[str, tuple[Break, set[str]]] = {
     "attention of one direction": (flat, {"rank"}),
     "the last norm x0.01": (of_last_norm, {"final_norm"}),
     "one embedding for 90 % of the tokens": (shared, {"embedding_shared"}),
-    "5 % of the tokens x50": (loud, {"embedding_outlier"}),
+    "5 % of the tokens x50": (loud, {"embedding_loud"}),
 }
 
 
