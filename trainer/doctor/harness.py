@@ -6,7 +6,6 @@ import shutil
 import signal
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from curriculum.config import Config
 from curriculum.errors import FirehoseError
@@ -48,29 +47,6 @@ def data(config: Config, corpus: Corpus, *, quick: bool) -> list[Check]:
             found, why = "disagrees", _told(error)
         checks.append(verdict(f"data of {name}", not why, found, expected, why))
     return checks
-
-
-def windows(config: Config, corpus: Corpus, fed: Any, name: str, arm_id: int, first: int) -> Check:
-    """What reaches the model is, token for token, what the file holds, inputs and labels one apart.
-
-    fed: windows [n, block_size + 1] as the loop's own feed gave them for the arm's cursors first .. first + n - 1.
-    """
-    from curriculum.tokens.windows import window_index
-
-    info, size = corpus.info(name), config.model.block_size
-    tokens = Btok.open(info.path).tokens
-    wrong = []
-    for row, window in enumerate(fed.tolist()):
-        at = size * window_index(first + row, info.windows, config.seed, arm_id)
-        if window != tokens[at : at + size + 1].tolist():
-            wrong.append(row)
-    return verdict(
-        "windows",
-        not wrong,
-        f"{len(wrong)} of {len(fed)} differ" if wrong else f"{len(fed)} windows of {name} as in its file",
-        "as in the file",
-        "the feed hands over other tokens than the file holds: nothing that is trained on them means what it says",
-    )
 
 
 def template(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> Check:

@@ -36,14 +36,17 @@ def loss_at_start(model: Decoder, windows: Tensor) -> Check:
 
 
 def causality(model: Decoder, windows: Tensor) -> Check:
-    """Changing a token changes no logit before it, and does change those from it on."""
+    """Changing a token, early, in the middle or the last, changes no logit before it, and does change those from it on."""
     tokens = windows[:1, :-1]
-    at = tokens.shape[1] // 2
-    changed = tokens.clone()
-    changed[:, at] = (changed[:, at] + 1) % model.shape.vocab_size
+    time, leak, felt = tokens.shape[1], 0.0, math.inf
     with torch.no_grad():
-        moved = (model(tokens) - model(changed)).abs().amax(dim=(0, 2))
-    leak, felt = float(moved[:at].max()), float(moved[at:].min())
+        before = model(tokens)
+        for at in sorted({time // 8, time // 2, time - 1}):
+            changed = tokens.clone()
+            changed[:, at] = (changed[:, at] + 1) % model.shape.vocab_size
+            moved = (before - model(changed)).abs().amax(dim=(0, 2))
+            leak = max(leak, float(moved[:at].max())) if at else leak
+            felt = min(felt, float(moved[at:].min()))
     if felt == 0.0:
         why = "a token is not heard by the positions after it: attention mixes nothing"
     else:
@@ -205,7 +208,7 @@ def calls(model: Decoder) -> Check:
 
 def reached(before: Mapping[str, Tensor], model: Decoder) -> Check:
     """A step moves every parameter. before: its weights by name, before a step of a positive rate."""
-    still = [name for name, weight in model.named_parameters() if torch.equal(weight, before[name])]
+    still = [name for name, weight in model.named_parameters() if torch.equal(weight.cpu(), before[name])]
     return verdict(
         "every parameter moves",
         not still,
