@@ -211,7 +211,7 @@ def one_step(config: Config, parts: Parts, windows: Tensor) -> Iterator[Check]:
     yield _gradients(
         [loss for loss, _ in wanted], step.row[:count].tolist(), mean, [g for _, g in wanted], found
     )
-    yield _moves(config, model, weights, memory, found, scale[0] if scale else 0.0)
+    yield _moves(config, model, weights, memory, found, scale[0] if scale else 0.0, norm / 2)
 
 
 def _gradients(
@@ -225,17 +225,22 @@ def _gradients(
         return [n for n, g in expected.items() if n not in found or not _near(found[n], g)]
 
     bad, why, value = wrong(mean), "", "those of the model written out"
-    alone = [number for number, own in enumerate(each, 1) if not wrong(own)]
+    alone = [number for number, own in enumerate(each, 1) if _times(found, own) is not None]
+    times = _times(found, mean)
     if any(abs(a - b) > CLOSE * abs(b) for a, b in zip(told, losses, strict=True)):
         value = f"loss {told[0]:.4g} instead of {losses[0]:.4g}"
         why = "the training step's loss is not the mean cross-entropy of each next token"
+    elif bad and times is not None:
+        value = f"{times:.4g} times what they should be"
+        why = "a step's gradient is the mean over its pulls, not their sum nor another part of it"
     elif bad and alone:
         value = f"those of pull {alone[0]} alone"
         why = "a step's gradient is not the mean over its pulls: batches of the others are read in vain"
     elif bad:
-        value = f"{len(bad)} of {len(mean)} differ, first {bad[0]}"
         none = [name for name in bad if name not in found or not bool(found[name].any())]
-        why = f"no gradient reaches {none[0]}" if none else f"part of what should reach {bad[0]} does not"
+        where = (none or bad)[-1]  # a gradient comes from the head: what is wrong stays so on its way down
+        value = f"{len(bad)} of {len(mean)} differ, from {where} down"
+        why = f"no gradient reaches {where}" if none else f"another gradient reaches {where}"
         why += ": something on its way is detached, or a gradient written out by hand is wrong"
     return verdict("gradients", not why, value, "by parameter, those of the model written out", why)
 
@@ -247,11 +252,13 @@ def _moves(
     memory: Mapping[str, Mapping[str, Tensor]],
     gradients: Mapping[str, Tensor],
     scale: float,
+    clip: float,
 ) -> Check:
     train, wrong, why = config.train, [], ""
-    if abs(scale - 2.0) > 2 * CLOSE:
-        value = f"divided by {scale:.4g}"
-        why = "gradients of twice the norm that train.grad_clip allows are not halved"
+    norm = math.sqrt(sum(float(gradient.pow(2).sum()) for gradient in gradients.values()))
+    if abs(scale - max(1.0, norm / clip)) > CLOSE * scale:
+        value = f"a norm of {norm:.4g} is divided by {scale:.4g}, where {clip:.4g} is allowed"
+        why = "gradients are not clipped to train.grad_clip by their norm over all parameters"
         return verdict("one step", False, value, "clipped gradients", why)
     for name, weight in model.named_parameters():
         if name not in gradients:
@@ -283,6 +290,15 @@ def _moves(
         "weights move as AdamW's formula and [train] say",
         f"{why}; matrices decay by train.weight_decay, norms' gains do not",
     )
+
+
+def _times(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float | None:
+    """How many times the expected gradients the found ones are; None where they are no multiple of them."""
+    if found.keys() != expected.keys():
+        return None
+    squares = sum(float(gradient.pow(2).sum()) for gradient in expected.values())
+    times = sum(float((found[name] * gradient).sum()) for name, gradient in expected.items()) / squares
+    return times if all(_near(found[name], times * g) for name, g in expected.items()) else None
 
 
 def _near(found: Tensor, expected: Tensor, close: float = CLOSE) -> bool:

@@ -1,5 +1,6 @@
 """`firehose doctor`: all checks in the order in which things usually are to blame, the harness first, the model last."""
 
+import gc
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from curriculum.config import Config
 from curriculum.errors import FirehoseError
 from curriculum.sources import open_corpus
 from curriculum.text import tokenizer as tokenizers
-from trainer import collector, weights
+from trainer import weights
 from trainer.doctor import against, harness, model, rehearsal, traces
 from trainer.doctor.checks import Check, verdict
 from trainer.doctor.rehearsal import Rehearsed
@@ -24,8 +25,11 @@ def examine(config: Config, runs_dir: Path, *, quick: bool = False, say: Say = l
     quick: data by size and not by hash, and neither the batch learnt by heart nor another run for every key. A check
     that cannot be made, since one before it failed, fails as such. Raises FirehoseError only for data that is not there.
     """
-    with collector.at_boundaries():  # a rehearsal's own collections would walk all that torch is made of
+    gc.freeze()  # a rehearsal's collections need not walk all that torch is made of
+    try:
         return list(_examined(config, runs_dir, quick, say))
+    finally:
+        gc.unfreeze()
 
 
 def _examined(config: Config, runs_dir: Path, quick: bool, say: Say) -> Iterator[Check]:
@@ -48,7 +52,7 @@ def _examined(config: Config, runs_dir: Path, quick: bool, say: Say) -> Iterator
         with rehearsal.rehearse(rehearsed) as done:
             yield from _of_the_rehearsal(config, rehearsed, done)
         halting = rehearsal.halting(config)
-        with rehearsal.rehearse(halting) as halted:
+        with rehearsal.rehearse(halting, uneven=True) as halted:
             yield traces.halts(halted)
             yield traces.credited(halting, halted)
             yield from against.one_step(halting, halted.parts, torch.cat([fed for _, fed in halted.first]))

@@ -93,8 +93,8 @@ def names(shape: Shape) -> set[str]:
 def loss(shape: Shape, weights: Weights, windows: Tensor) -> Tensor:
     """Mean cross-entropy in nats a token over windows [batch, time + 1]: each token predicts the next."""
     log_p = torch.log_softmax(logits(shape, weights, windows[:, :-1]), dim=-1)
-    mean: Tensor = log_p.gather(-1, windows[:, 1:, None]).mean()
-    return mean.neg()
+    mean: Tensor = -log_p.gather(-1, windows[:, 1:, None]).mean()
+    return mean
 
 
 def gradients(shape: Shape, weights: Weights, windows: Tensor) -> tuple[float, dict[str, Tensor]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from bandit.ledger import Ticket
 from curriculum.config import Budget, Config
 from curriculum.errors import Exit
+from curriculum.gate.coherence import score
 from curriculum.gate.rule import Gate
 from state import checkpoints
 from state.checkpoints import Checkpoint
@@ -89,8 +90,11 @@ def short(config: Config, **changes: Any) -> Config:
 
 
 @contextmanager
-def rehearse(config: Config, *, until: int = STEPS) -> Iterator[Rehearsed]:
-    """Run the config's first steps in a temporary folder, which is gone afterwards."""
+def rehearse(config: Config, *, until: int = STEPS, uneven: bool = False) -> Iterator[Rehearsed]:
+    """Run the config's first steps in a temporary folder, which is gone afterwards.
+
+    uneven: credit other rewards than were earned, since those of the first pulls are all but alike.
+    """
     with tempfile.TemporaryDirectory(prefix="firehose-doctor-") as folder:
         run = RunDir(Path(folder) / "rehearsal")
         run.root.mkdir()
@@ -108,7 +112,7 @@ def rehearse(config: Config, *, until: int = STEPS) -> Iterator[Rehearsed]:
             start.load_state_dict({name: weight.cpu() for name, weight in parts.model.state_dict().items()})
             loop = Loop(parts, Silent())
             done = Rehearsed(parts, start, [], [], [], [], [], [], [], Exit.OK, None)
-            _watch(loop, done)
+            _watch(loop, done, uneven=uneven)
             done.ended = loop.run(until)
         newest = checkpoints.complete(run.checkpoints)
         done.checkpoint = newest[-1] if newest else None
@@ -121,7 +125,7 @@ def rehearse(config: Config, *, until: int = STEPS) -> Iterator[Rehearsed]:
         shutil.rmtree(run.root, ignore_errors=True)
 
 
-def _watch(loop: Loop, done: Rehearsed) -> None:
+def _watch(loop: Loop, done: Rehearsed, *, uneven: bool) -> None:
     """Note what goes through the loop: windows, rates, rewards."""
     parts = loop.parts
     feed: Any = parts.feed
@@ -140,6 +144,8 @@ def _watch(loop: Loop, done: Rehearsed) -> None:
 
     def updated(arm: int, *given: Any) -> float:
         value: float = update(arm, *given)
+        if uneven:
+            value = len(done.rewards) % 5 / 4
         done.rewards.append((arm, value))
         return value
 
@@ -178,12 +184,16 @@ def gate(config: Config, done: Rehearsed) -> Check:
     judged = [row for row in done.samples if isinstance(row.get("score"), float) and row.get("verdict")]
     asked = Gate.of(config.gate)
     own: Any = done.parts.gate
+    other = [row for row in judged if row["score"] != score(row["text"]).total]
     same = all(getattr(own, key, None) == getattr(asked, key) for key in ("threshold", "rules", "audit_halt"))
     if not isinstance(own, Gate) or len(judged) != due:
         value, why = (
             f"{len(judged)} of {due} samples judged",
             "samples are drawn that the gate never sees, or none are drawn",
         )
+    elif other:
+        value = f"{other[0]['score']} for a text worth {score(other[0]['text']).total}"
+        why = "what the gate judges is not the score of the sample's text"
     elif not same:
         value, why = "judges by other numbers", "the gate does not judge by the numbers of [gate]"
     else:
