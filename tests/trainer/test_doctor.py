@@ -1,5 +1,6 @@
 """The doctor on a whole run: nothing to say of a sound one, and the right words for each part broken on purpose."""
 
+import copy
 import json
 import signal
 from collections.abc import Callable
@@ -7,19 +8,28 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from bandit.scheduler import Scheduler
 from curriculum import config as configs
+from curriculum.config import Config
+from curriculum.gate.coherence import score
 from curriculum.tokens.corpus import Corpus
-from trainer import cli, launch, optim
+from trainer import checkup, cli, launch, optim, sampling
 from trainer.checkup import Checkup
-from trainer.doctor import checks, harness
+from trainer.doctor import against, checks, harness, rehearsal, traces
 from trainer.doctor.checks import Check
 from trainer.doctor.examine import examine
+from trainer.doctor.rehearsal import Rehearsed
+from trainer.feed import Feed
+from trainer.loop import Loop
 from trainer.model import Decoder
+from trainer.sampling import Writing
 from trainer.signals import Flags
+from trainer.snapshot import Tensors
 
 Breaks = Callable[[Path, pytest.MonkeyPatch], None]
 
@@ -116,21 +126,6 @@ def token_before_the_inputs(config: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Decoder, "loss", loss)
 
 
-def sampling_of_other_weights(config: Path, patch: pytest.MonkeyPatch) -> None:
-    from trainer import sampling
-
-    inner = sampling.generate
-
-    def generate(sampler: sampling.Sampler, *given: Any, **named: Any) -> Any:
-        other = Decoder(sampler.model.shape)
-        other.initialise(99)
-        with torch.no_grad():
-            other.head.weight.mul_(30)
-        return inner(sampling.Sampler.on_device(other), *given, **named)
-
-    patch.setattr(sampling, "generate", generate)
-
-
 def frozen_group(config: Path, patch: pytest.MonkeyPatch) -> None:
     inner = optim.build
 
@@ -160,15 +155,194 @@ BROKEN: dict[str, tuple[Breaks, str, str]] = {
     "gate of other numbers": (gate_with_other_numbers, "gate attached", "by the numbers of [gate]"),
     "feed one window off": (feed_off_by_one, "windows", "other tokens than the file holds"),
     "token before the inputs": (token_before_the_inputs, "labels", "a token put before the inputs"),
-    "sampling of other weights": (
-        sampling_of_other_weights,
-        "sampling as in training",
-        "are not those of training",
-    ),
     "frozen group": (frozen_group, "every parameter moves", "the optimizer does not hold them"),
     "no checkpoint": (no_checkpoint, "checkpoint", "where one was due"),
 }
 FULL = {"50,000 of 560,000 samples"}
+
+
+def other_windows(take: Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]) -> Breaks:
+    """A feed that hands over what `take` makes of a step's pulls and of those it kept."""
+
+    def breaks(config: Path, patch: pytest.MonkeyPatch) -> None:
+        inner, kept = Feed.take, dict[str, torch.Tensor]()
+        patch.setattr(Feed, "take", lambda self, step: take(kept, inner(self, step).clone()))
+
+    return breaks
+
+
+def half_the_horizon(config: Path, patch: pytest.MonkeyPatch) -> None:
+    inner = optim.learning_rate
+    patch.setattr(
+        optim, "learning_rate", lambda step, *, steps, **more: inner(step, steps=steps // 2, **more)
+    )
+
+
+def no_warm_up(config: Path, patch: pytest.MonkeyPatch) -> None:
+    """In the optimizer alone: the loop's own number, which is written down, is the right one."""
+    inner = optim.set_rate
+    patch.setattr(optim, "set_rate", lambda optimizer, lr: inner(optimizer, 3e-3 if lr else 0.0))
+
+
+def held_out_of_training(config: Path, patch: pytest.MonkeyPatch) -> None:
+    def heldout(self: Corpus, name: str, count: int) -> Any:
+        out = np.empty((count, self.block_size + 1), dtype=np.int64)
+        self.fill(out, name, 1, 0)
+        return out
+
+    patch.setattr(Corpus, "heldout", heldout)
+
+
+def saved(change: Callable[[Tensors], Tensors]) -> Breaks:
+    def breaks(config: Path, patch: pytest.MonkeyPatch) -> None:
+        inner = Loop.tensors
+        patch.setattr(Loop, "tensors", lambda self: change(inner(self)))
+
+    return breaks
+
+
+def scores_of_another_text(config: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        checkup, "score", lambda text: score("A fine day by the sea, and the ships went out to fish.")
+    )
+
+
+def halt_not_heard(config: Path, patch: pytest.MonkeyPatch) -> None:
+    inner = Checkup.halts
+
+    def halts(self: Checkup, step: int, lr: float) -> bool:
+        inner(self, step, lr)
+        self.at.halt = None
+        return False
+
+    patch.setattr(Checkup, "halts", halts)
+
+
+def credits_of_one_half(config: Path, patch: pytest.MonkeyPatch) -> None:
+    inner = Scheduler.credit
+    patch.setattr(Scheduler, "credit", lambda self, ticket, reward: inner(self, ticket, 0.5))
+
+
+def penalties_of_nothing(config: Path, patch: pytest.MonkeyPatch) -> None:
+    inner = Scheduler.penalize
+    patch.setattr(Scheduler, "penalize", lambda self, step, shortfall: inner(self, step, 0.0))
+
+
+Ask = Callable[[Config, Rehearsed], Check]
+LEFT: dict[str, tuple[Breaks, Ask, str]] = {
+    "a pull fed twice": (
+        other_windows(lambda kept, pulls: pulls[:1].expand_as(pulls)),
+        traces.fed,
+        "first at step 1, pull 2, of",
+    ),
+    "step 1 for ever": (
+        other_windows(lambda kept, pulls: kept.setdefault("first", pulls)),
+        traces.fed,
+        "first at step 2, pull 1, of",
+    ),
+    "half the horizon": (half_the_horizon, lambda c, d: traces.rates(c, c, d), "another horizon"),
+    "no warm-up": (no_warm_up, lambda c, d: traces.rates(c, c, d), "another horizon, ramp or floor"),
+    "held out of training": (held_out_of_training, lambda c, d: traces.heldout(d), "measured on other text"),
+    "first weights saved": (
+        saved(lambda all: Tensors({k: v.detach() * 0 + 0.01 for k, v in all.model.items()}, all.optimizer)),
+        traces.comes_back,
+        "go on from another model",
+    ),
+    "no moments saved": (
+        saved(lambda all: Tensors(all.model, {})),
+        traces.comes_back,
+        "or another optimizer",
+    ),
+    "scores of another text": (scores_of_another_text, rehearsal.gate, "not the score of the sample's text"),
+}
+HALTED: dict[str, tuple[Breaks, Ask, str]] = {
+    "halt not heard": (halt_not_heard, lambda c, d: traces.halts(d), "it would train on"),
+    "credits of one half": (credits_of_one_half, traces.credited, "rewards do not reach the bandit"),
+    "penalties of nothing": (penalties_of_nothing, traces.credited, "low samples cost the sources nothing"),
+}
+
+
+@pytest.mark.parametrize("name", [*LEFT, *HALTED])
+def test_a_loop_that_is_broken_is_found_by_what_it_leaves(
+    name: str, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose rehearsal, unbroken, leaves nothing to say: that is the first test."""
+    breaks, ask, words = (LEFT | HALTED)[name]
+    breaks(config, monkeypatch)
+    own = configs.load(config)
+    own = rehearsal.halting(own) if name in HALTED else rehearsal.short(own)
+    with rehearsal.rehearse(own, uneven=name in HALTED) as done:
+        found = ask(own, done)
+    assert not found.ok and words in found.message, found
+
+
+def no_cache(patch: pytest.MonkeyPatch) -> None:
+    inner = Writing.forward
+
+    def forward(self: Writing, tokens: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if len(tokens) == 1:
+            self.kept.zero_()
+        return inner(self, tokens, *rest)
+
+    patch.setattr(Writing, "forward", forward)
+
+
+def later_positions(patch: pytest.MonkeyPatch) -> None:
+    inner = Writing.forward
+
+    def forward(self: Writing, tokens: torch.Tensor, positions: torch.Tensor, *rest: Any) -> torch.Tensor:
+        turned = self.cos, self.sin
+        if len(tokens) == 1:
+            self.cos, self.sin = self.cos.roll(1, 0), self.sin.roll(1, 0)
+        try:
+            return inner(self, tokens, positions, *rest)
+        finally:
+            self.cos, self.sin = turned
+
+    patch.setattr(Writing, "forward", forward)
+
+
+def without(name: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Sampling by a model one of whose sub-layers is silent."""
+
+    def breaks(patch: pytest.MonkeyPatch) -> None:
+        inner = sampling.generate
+
+        def generate(sampler: sampling.Sampler, *given: Any, **named: Any) -> Any:
+            other = copy.deepcopy(sampler.model)
+            with torch.no_grad():
+                other.blocks[-1].get_submodule(name).weight.zero_()  # type: ignore[operator]
+            return inner(sampling.Sampler.on_device(other), *given, **named)
+
+        patch.setattr(sampling, "generate", generate)
+
+    return breaks
+
+
+def another_prompt(patch: pytest.MonkeyPatch) -> None:
+    inner = Writing.begin
+    patch.setattr(
+        Writing, "begin", lambda self, prompt, *rest, **more: inner(self, [1] * len(prompt), *rest, **more)
+    )
+
+
+def test_sampling_unlike_training_is_found(config: Path) -> None:
+    own = configs.load(config)
+    with rehearsal.rehearse(rehearsal.short(own)) as done:
+        before = [weight.detach().clone() for weight in done.parts.model.parameters()]
+        assert against.sampling(own, done.parts).ok
+        assert all(map(torch.equal, before, done.parts.model.parameters())), "weights are as they were"
+        for breaks in (
+            no_cache,
+            later_positions,
+            another_prompt,
+            without("attention.out"),
+            without("down"),
+            lambda patch: patch.setattr(Writing, "turn", lambda self, x, *table: x),
+        ):
+            with pytest.MonkeyPatch.context() as patch:
+                breaks(patch)
+                assert not against.sampling(own, done.parts).ok, breaks
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -212,7 +386,7 @@ def test_the_command_prints_a_line_a_check_and_says_3_where_one_fails(
     gate_detached(config, monkeypatch)
     bad = CliRunner().invoke(cli.app, [*arguments, "--json"])
     body = json.loads(bad.stdout)
-    assert (bad.exit_code, body["schema"], body["failing"]) == (3, "doctor/1", 1)
+    assert (bad.exit_code, body["schema"], body["failing"]) == (3, "doctor/1", 2)
     assert set(body["checks"][0]) == {"name", "ok", "value", "expected", "message"}
 
 

@@ -7,7 +7,7 @@ model shows in every number.
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,6 +24,7 @@ from trainer.parts import Parts
 CLOSE = 1e-3  # relative, of float32 against float64
 EXACT = 1e-4  # relative, of a float32 formula of few operations
 RATE = 1e-2  # of the step that is looked at
+MOST_TOKENS = 512  # that the whole model is asked of
 GRADIENT_TOKENS = 64
 MEANING = {
     "embedding": "tokens are not looked up in the embedding as they are",
@@ -65,11 +66,14 @@ def forward_pass(model: Decoder, tokens: Tensor) -> Check:
     """
     asked, expected = loud(model), dict[str, Tensor]()
     found: dict[str, Tensor] = {}
-    hooks = [
-        module.register_forward_hook(lambda _, __, out, name=name: found.update({name: out.detach()}))
-        for name, module in asked.named_modules()
-        if name
-    ]
+
+    def note(name: str) -> Callable[[Any, Any, Tensor], None]:
+        def noted(_: Any, __: Any, out: Tensor) -> None:
+            found.setdefault(name, out.detach())
+
+        return noted
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in asked.named_modules() if name]
     try:
         with torch.no_grad():
             whole = asked(tokens)

@@ -62,7 +62,7 @@ def _examined(config: Config, runs_dir: Path, quick: bool, say: Say) -> Iterator
     windows = done.first[0][1]
     say("asking the model")
     yield against.initial_weights(done.start)
-    yield against.forward_pass(done.start, windows[:1, :-1])
+    yield against.forward_pass(done.start, windows[:1, :-1][:, : against.MOST_TOKENS])
     for ask in model.MODEL_CHECKS:
         yield ask(done.start)
     for look in model.WINDOW_CHECKS:

@@ -119,9 +119,12 @@ def moved(
     zero = torch.zeros_like(gradient)
     count = float(memory["step"]) + 1 if memory else 1.0
     first = betas[0] * (memory["exp_avg"].double() if memory else zero) + (1 - betas[0]) * gradient
-    second = betas[1] * (memory["exp_avg_sq"].double() if memory else zero) + (1 - betas[1]) * gradient**2
+    second = (
+        betas[1] * (memory["exp_avg_sq"].double() if memory else zero) + (1 - betas[1]) * gradient * gradient
+    )
     first, second = first / (1 - betas[0] ** count), second / (1 - betas[1] ** count)
-    return -lr * (first / (second.sqrt() + ADAM_EPS) + decay * weight.double())
+    by: Tensor = first / (second.sqrt() + ADAM_EPS) + decay * weight.double()
+    return by * -lr
 
 
 def scale_of(name: str, weight: Tensor, scales: LrScale) -> float:
