@@ -326,6 +326,16 @@ def another_prompt(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def the_likeliest(patch: pytest.MonkeyPatch) -> None:
+    inner = Writing.choose
+
+    def choose(self: Writing) -> None:
+        self.temperature.fill_(1e-3)
+        inner(self)
+
+    patch.setattr(Writing, "choose", choose)
+
+
 def test_sampling_unlike_training_is_found(config: Path) -> None:
     own = configs.load(config)
     with rehearsal.rehearse(rehearsal.short(own)) as done:
@@ -336,6 +346,7 @@ def test_sampling_unlike_training_is_found(config: Path) -> None:
             no_cache,
             later_positions,
             another_prompt,
+            the_likeliest,
             without("attention.out"),
             without("down"),
             lambda patch: patch.setattr(Writing, "turn", lambda self, x, *table: x),

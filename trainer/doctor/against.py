@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bandit.hashing import Purpose, mix64
 from curriculum.config import Config
 from trainer import optim
 from trainer.doctor import reference
@@ -142,30 +143,42 @@ def initial_weights(model: Decoder) -> Check:
 
 
 def sampling(config: Config, parts: Parts) -> Check:
-    """In loud weights, the probabilities of a sample are those of training's forward pass over the same text."""
+    """In loud weights, a sample's probabilities are those of training's forward pass over the same text, and its tokens
+    are those that the seed draws by them at the gate's temperature."""
     from curriculum.text import tokenizer as tokenizers
 
-    model, prompt = parts.model, config.gate.prompts[0]
+    model, prompt, gate = parts.model, config.gate.prompts[0], config.gate
+    tokenizer = tokenizers.load(parts.corpus.tokenizer)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     make_loud(model)
     drawn = parts.generate(prompt, 1)
     context = model.shape.block_size
-    kept = context - min(config.gate.max_new_tokens, context // 2)  # a long prompt loses its beginning
-    ids = [*tokenizers.load(parts.corpus.tokenizer).prompt(prompt)[-kept:], *drawn.ids]
+    kept = context - min(gate.max_new_tokens, context // 2)  # a long prompt loses its beginning
+    ids = [*tokenizer.prompt(prompt)[-kept:], *drawn.ids]
     device = model.embedding.weight.device
     with torch.no_grad():
-        logits = model(torch.tensor([ids], device=device))[0, len(ids) - len(drawn.ids) - 1 : -1].double()
+        logits = model(torch.tensor([ids], device=device))[0, len(ids) - len(drawn.ids) - 1 : -1]
         for name, weight in model.named_parameters():
             weight.copy_(before[name])
-    log_p = torch.log_softmax(logits, dim=-1).cpu()
-    loss = -float(log_p.gather(1, torch.tensor(drawn.ids)[:, None]).mean()) if drawn.ids else math.nan
+    logits = logits.cpu().double()
+    chosen = torch.tensor(drawn.ids, dtype=torch.int64)[:, None]
+    loss = -float(torch.log_softmax(logits, dim=-1).gather(1, chosen).mean()) if drawn.ids else math.nan
+    logits[: gate.min_new_tokens, tokenizer.end_id] = -math.inf
+    uniform = [mix64(config.seed, 1, Purpose.SAMPLE, place) / 2.0**64 for place in range(len(drawn.ids))]
+    upto = torch.softmax(logits / gate.temperature, dim=-1).cumsum(-1)
+    wanted = torch.searchsorted(upto, torch.tensor(uniform, dtype=torch.float64)[:, None], right=True)
+    other = int((wanted != chosen).sum())
     close = 1e-4 if device.type == "cpu" else 2e-2  # where products may be made in fewer bits
+    near = abs(loss - drawn.loss) <= close * max(1.0, abs(loss))
+    alike = other <= 0.1 * len(drawn.ids)  # a draw may lie on the edge between two tokens
     return verdict(
         "sampling as in training",
-        abs(loss - drawn.loss) <= close * max(1.0, abs(loss)),
-        drawn.loss,
+        near and alike,
+        drawn.loss if alike or not near else f"{other} of {len(drawn.ids)} tokens drawn otherwise",
         f"{loss:.6g}, the forward pass's loss of the {len(drawn.ids)} tokens drawn",
-        "the cache, the positions, the prompt or the weights of sampling are not those of training",
+        "tokens are not drawn by the model's probabilities at gate.temperature"
+        if near
+        else "the cache, the positions, the prompt or the weights of sampling are not those of training",
     )
 
 

@@ -86,6 +86,8 @@ def rates(whole: Config, config: Config, done: Rehearsed) -> Check:
 def heldout(done: Rehearsed) -> Check:
     """What is written down as held-out loss is the model's, of windows of the held-out files."""
     parts, wrong, measured = done.parts, "", 0
+    if done.ended is Exit.HALTED and not done.heldout:
+        return verdict("held-out text", True, "not reached: the gate halts the rehearsal", "", "")
     told: dict[str, Any] = done.heldout[-1]["loss"] if done.heldout else {}
     size = parts.corpus.block_size
     for name in parts.arm_ids:
