@@ -52,20 +52,35 @@ def config(built: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def blamed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whom the losses blame is shown elsewhere (tests/curriculum/test_watch.py); here it is gamma."""
-    monkeypatch.setattr(Judge, "blame", lambda self: {"gamma": 0.5})
+    blame_gamma(monkeypatch)
+
+
+def blame_gamma(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Judge, "blame", lambda self: {"gamma": 0.5})
+
+
+def have_say(patch: pytest.MonkeyPatch, say: Callable[[int], str]) -> None:
+    """Have the model say what a function of the step gives."""
+
+    def generate(*given: Any, key: tuple[int, int], **named: Any) -> sampling.Drawn:
+        return sampling.Drawn(say(key[1]), [1, 2, 3], 2.0)
+
+    patch.setattr(sampling, "generate", generate)
 
 
 @pytest.fixture
 def speak(monkeypatch: pytest.MonkeyPatch) -> Speak:
-    """Has the model say what a function of the step gives."""
+    return lambda say: have_say(monkeypatch, say)
 
-    def speaks(say: Callable[[int], str]) -> None:
-        def generate(*given: Any, key: tuple[int, int], **named: Any) -> sampling.Drawn:
-            return sampling.Drawn(say(key[1]), [1, 2, 3], 2.0)
 
-        monkeypatch.setattr(sampling, "generate", generate)
-
-    return speaks
+@pytest.fixture(scope="module")
+def gone_back(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run that collapsed after step 40, went back and trained to its end, and what came of it; tests read it."""
+    config = Path(shutil.copytree(built.parent, tmp_path_factory.mktemp("back") / "world")) / "tiny.toml"
+    with pytest.MonkeyPatch.context() as patch:
+        blame_gamma(patch)
+        have_say(patch, while_uncapped(config))
+        return config, go(config)
 
 
 def cap(config: Path) -> float:
@@ -83,10 +98,9 @@ def told(config: Path) -> list[str]:
     return [event["event"] for event in the_run(config).events()]
 
 
-def test_it_goes_back_with_a_lower_cap_and_trains_on(config: Path, speak: Speak) -> None:
+def test_it_goes_back_with_a_lower_cap_and_trains_on(gone_back: tuple[Path, dict[str, Any]]) -> None:
+    config, outcome = gone_back
     run = the_run(config)
-    speak(while_uncapped(config))
-    outcome = go(config)
     assert (outcome["exit"], outcome["step"]) == (Exit.ALARMS, 120)  # whoever was asleep is told
 
     text = run.config.read_text()
@@ -121,30 +135,26 @@ def test_it_goes_back_with_a_lower_cap_and_trains_on(config: Path, speak: Speak)
     }
 
 
-def test_its_files_explain_themselves(config: Path, speak: Speak) -> None:
+def test_its_files_explain_themselves(gone_back: tuple[Path, dict[str, Any]]) -> None:
     """Picks from before and after are those that a replay makes, and a check finds nothing."""
-    speak(while_uncapped(config))
-    go(config)
-    found = verify(story.read(the_run(config)))
+    run = the_run(gone_back[0])
+    found = verify(story.read(run))
     assert (found.found, found.missing) == (found.picks, []) and found.picks == 240
-    assert check.check(the_run(config)) == []
+    assert check.check(run) == []
 
 
 def test_it_is_the_run_that_a_person_would_have_edited_there(
-    config: Path, speak: Speak, tmp_path: Path
+    config: Path, speak: Speak, gone_back: tuple[Path, dict[str, Any]]
 ) -> None:
-    by_hand = Path(shutil.copytree(config.parent, tmp_path / "by-hand")) / "tiny.toml"
-    speak(while_uncapped(config))
-    go(config)
     speak(lambda step: GOOD)
-    go(by_hand, until=40)
-    own = the_run(by_hand)
-    own.config.write_bytes(the_run(config).config.read_bytes())
+    go(config, until=40)
+    own, back = the_run(config), the_run(gone_back[0])
+    own.config.write_bytes(back.config.read_bytes())
     body = json.loads(own.effective.read_text())
     own.effective.write_bytes(effective.changed(body, configs.load(own.config)))
     assert go(own.config)["exit"] == Exit.OK
     for name in ("loss", "pulls", "heldout", "samples"):
-        files = [run.root / f"tiny.{name}.json" for run in (the_run(config), own)]
+        files = [run.root / f"tiny.{name}.json" for run in (back, own)]
         assert files[0].read_bytes() == files[1].read_bytes(), name
 
 
@@ -177,12 +187,9 @@ def test_three_times_and_then_a_person_must_look(config: Path, speak: Speak) -> 
 
 
 def test_a_way_back_that_was_cut_short_is_gone_at_the_next_launch(
-    config: Path, speak: Speak, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    config: Path, speak: Speak, monkeypatch: pytest.MonkeyPatch, gone_back: tuple[Path, dict[str, Any]]
 ) -> None:
     """Killed after the halt, and killed in the middle of the change: the next launch, by the first config, goes on."""
-    whole = Path(shutil.copytree(config.parent, tmp_path / "whole")) / "tiny.toml"
-    speak(while_uncapped(whole))
-    go(whole)
 
     def killed(*given: Any) -> None:
         raise KeyboardInterrupt
@@ -205,7 +212,7 @@ def test_a_way_back_that_was_cut_short_is_gone_at_the_next_launch(
     assert the_run(config).journal.exists()
     assert go(config)["exit"] == Exit.ALARMS
     for name in ("loss", "pulls", "heldout", "samples"):
-        files = [the_run(one).root / f"tiny.{name}.json" for one in (config, whole)]
+        files = [the_run(one).root / f"tiny.{name}.json" for one in (config, gone_back[0])]
         assert files[0].read_bytes() == files[1].read_bytes(), name
 
 

@@ -92,7 +92,7 @@ def test_every_runner_samples_through_the_gate() -> None:
     assert set(calls["Loop"]) == {"sitting.py", "rehearsal.py"}  # the doctor rehearses the whole launch
     assert calls["observe"] == ["checkup.py"]
     # Two of a run's, its check-up's draw and that draw's making in launch; two that train nothing, `firehose sample` and the doctor.
-    assert sorted(calls["generate"]) == ["checkup.py", "launch.py", "rehearsal.py", "runner.py"]
+    assert sorted(calls["generate"]) == ["against.py", "checkup.py", "launch.py", "runner.py"]
 
 
 def test_a_loop_without_a_gate_cannot_be_built() -> None:

@@ -43,7 +43,7 @@ def test_a_funnel_that_narrows_is_found_before_the_run(config: Path, monkeypatch
     config.write_text(config.read_text().replace(*OPENS))
     read = configs.load(config)
     with rehearsal.rehearse(rehearsal.short(read)) as done:
-        found = next(check for check in rehearsal.checks(read, done) if check.name == "funnel")
+        (found,), _ = rehearsal.funnel(done)
     caught(not found.ok, "a funnel that ends at 20 tokens passed")
     return "`doctor`, before step 1"
 
