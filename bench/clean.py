@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.config import Clean
-from curriculum.text.clean import Cleaner, Judges
+from curriculum.text.clean import Cleaner, judges
 from curriculum.text.read import documents
 from curriculum.text.rules import RULES, Text
 
@@ -231,9 +231,10 @@ def measured(files: list[Path]) -> tuple[float, int, int]:
 
 def _clean(files: list[Path], sender: Any) -> None:
     start = time.process_time()
-    cleaner = Cleaner(LIMITS, Judges())
-    for _ in cleaner.clean(documents("bench", files)):
-        pass
+    with judges(0, 1) as alone:
+        cleaner = Cleaner(LIMITS, alone)
+        for _ in cleaner.clean(documents("bench", files)):
+            pass
     seconds = time.process_time() - start
     sender.send(
         (seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, cleaner.tally.documents_out)
