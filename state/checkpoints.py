@@ -137,6 +137,11 @@ def folders(folder: Path) -> list[Path]:
     return [path for _, path in sorted(named, key=lambda pair: int(pair[0][1]))]
 
 
+def after(folder: Path, step: int) -> list[Path]:
+    """Those of `folders` that are of a later step."""
+    return [path for path in folders(folder) if int(path.name.removeprefix("step_")) > step]
+
+
 def complete(folder: Path) -> list[Checkpoint]:
     """All complete checkpoints of a run, oldest first."""
     return [checkpoint for path in folders(folder) if (checkpoint := read(path)) is not None]

@@ -16,9 +16,9 @@ from curriculum import config_edit
 from curriculum.config import Config, Source
 from curriculum.errors import Exit, FirehoseError
 from curriculum.gate.rule import Gate
-from state import checkpoints, effective, envelope, recover, settle
+from state import checkpoints, effective, recover, settle
 from state.journal import Transaction
-from state.polish import live, polish
+from state.polish import live, pivot, polish
 from state.recover import Look
 from state.run_dir import RunDir
 from state.store import StateStore, utc_now
@@ -57,10 +57,10 @@ class Back:
         return f"back to step {self.step} ({self.given_up} steps are given up): {live.words(self.changes)}"
 
 
-def plan(run: RunDir, store: StateStore, *, deep: bool = True) -> Back | None:
+def plan(run: RunDir, store: StateStore) -> Back | None:
     """The way back of a run that the gate halted; None where nothing halted it. Nothing is touched.
 
-    deep: compare every byte of the checkpoint gone back to. Raises FirehoseError(REFUSED, DAMAGED) where there is none:
+    Every byte of the checkpoint gone back to is compared. Raises FirehoseError(REFUSED, DAMAGED) where there is none:
     the run then stays halted.
     """
     found = recover.look(run, store, deep=False)
@@ -83,7 +83,7 @@ def plan(run: RunDir, store: StateStore, *, deep: bool = True) -> Back | None:
     path = run.checkpoints / f"step_{step}"
     if not path.exists():
         raise _stays(run, f"the checkpoint of step {step}, whose sample passed, is not there")
-    stored, copied = checkpoints.sound(path, deep=deep)
+    stored, copied = checkpoints.sound(path)
     if copied.lineage != found.state.lineage:
         raise _stays(
             run,
@@ -104,9 +104,7 @@ def plan(run: RunDir, store: StateStore, *, deep: bool = True) -> Back | None:
         "protected": sorted(protected),
         "rollbacks": [*gone, note],
     }
-    moved = [
-        path for path in checkpoints.folders(run.checkpoints) if int(path.name.removeprefix("step_")) > step
-    ]
+    moved = checkpoints.after(run.checkpoints, step)
     return Back(step, halt, text, config, changes, again, moved, len(gone) + 1, found)
 
 
@@ -147,30 +145,23 @@ def bounds(source: Source) -> dict[str, float]:
 
 def transaction(run: RunDir, back: Back, store: StateStore) -> Transaction:
     """A way back as a change of the run's files, ready to commit under the run's lock."""
-    found, old = back.found, back.found.state
+    old = back.found.state
     assert old is not None
-    store.reserve(found.settled.serial)
-    new = envelope.make(
-        back.payload,
-        lineage=old.lineage,
-        serial=store.next_serial(),
-        step=back.step,
-        written_at=utc_now(),
-        config_sha256=configs.digest(back.config),
-        parent=old.parent,
-        path=run.state,
-    )
-    tx = Transaction(
-        run, HALT_ROLLBACK, f"halted at step {back.halt['step']}, {back.words()}", now=new.written_at
-    )
+    tx = Transaction(run, HALT_ROLLBACK, f"halted at step {back.halt['step']}, {back.words()}", now=utc_now())
     for path in back.moved:
         tx.aside(path)
-    tx.keep(run.state, run.versions / f"{old.serial}.json")
     tx.put(run.config, back.text.encode())
     tx.put(run.effective, effective.changed(msgspec.json.decode(run.effective.read_bytes()), back.config))
-    sealed = envelope.seal(new)
-    tx.put(run.state, sealed)
-    tx.put(run.versions / f"{new.serial}.json", sealed)
+    pivot.put_state(
+        tx,
+        back.found,
+        store,
+        back.payload,
+        lineage=old.lineage,
+        parent=old.parent,
+        step=back.step,
+        config=back.config,
+    )
     tx.record(
         {
             "event": HALT_ROLLBACK,

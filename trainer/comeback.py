@@ -5,8 +5,8 @@ from collections.abc import Callable
 from curriculum import config as configs
 from curriculum.config import Config
 from curriculum.errors import FirehoseError
-from state import journal, rollback
-from state.run_dir import RunDir, read_object
+from state import rollback
+from state.run_dir import RunDir
 from state.store import StateStore
 from state.story import HALT_ROLLBACK
 
@@ -18,16 +18,11 @@ def own(run: RunDir, config: Config) -> Config:
 
     Nobody is there to type the other file's name when a supervisor starts the run again.
     """
-    if not run.exists():
-        return config
-    given = configs.effective(config)
-    for entry in reversed(journal.entries(run)):
-        if entry.kind != HALT_ROLLBACK:
-            return config
-        kept = read_object(journal.folder(run, entry) / journal.BEFORE / run.effective.name) or {}
-        if "config" in kept and not configs.differences(kept["config"], given):
-            return configs.load(run.config)
-    return config
+    from trainer import identity  # here: it brings torch, which no light command should load
+
+    since = identity.changes_since(run, configs.effective(config)) if run.exists() else []
+    gone_back = since and all(entry.kind == HALT_ROLLBACK for entry in since)
+    return configs.load(run.config) if gone_back else config
 
 
 def come_back(run: RunDir, config: Config, say: Say) -> Config | None:

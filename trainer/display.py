@@ -106,7 +106,7 @@ class Display(Protocol):
 
 
 class Silent:
-    """Nothing: of a rank whose words are those of rank 0."""
+    """Nothing: of a rank whose words are those of rank 0, and of a rehearsal."""
 
     def progress(self, p: Progress, *, milestone: bool) -> None:
         pass

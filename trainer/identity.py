@@ -59,12 +59,23 @@ def refuse_other_config(run: RunDir, config: Config) -> None:
 
 def changed_since(run: RunDir, given: dict[str, Any]) -> tuple[str, int | None] | None:
     """The newest change before which the run's effective config was the given one, and its step; None where none was."""
+    since = changes_since(run, given)
+    if not since:
+        return None
+    name = since[-1].name
+    steps = [event.get("step") for event in run.events() if event.get("transaction") == name]
+    return name, next((step for step in steps if isinstance(step, int)), None)
+
+
+def changes_since(run: RunDir, given: dict[str, Any]) -> list[journal.Entry]:
+    """The run's changes, newest first, down to the one before which its effective config was the given one; [] for none."""
+    since = []
     for entry in reversed(journal.entries(run)):
+        since.append(entry)
         kept = read_object(journal.folder(run, entry) / journal.BEFORE / run.effective.name) or {}
         if "config" in kept and not configs.differences(kept["config"], given):
-            steps = [event.get("step") for event in run.events() if event.get("transaction") == entry.name]
-            return entry.name, next((step for step in steps if isinstance(step, int)), None)
-    return None
+            return since
+    return []
 
 
 def refuse_other_tokenizer(run: RunDir, corpus: Corpus, stored: Checkpoint | None, say: Say) -> None:

@@ -75,9 +75,8 @@ def locate(where: str, runs_dir: Path) -> "Checkpoint":
 
     path = runs_dir / where if (runs_dir / where).is_dir() else Path(where)
     found = checkpoints.locate(path)
-    for newer in checkpoints.folders(path / "checkpoints"):
-        if int(newer.name.removeprefix("step_")) > found.step:
-            say(f"{checkpoints.damaged(newer).message}; {found.path.name} is looked at instead")
+    for newer in checkpoints.after(path / "checkpoints", found.step):
+        say(f"{checkpoints.damaged(newer).message}; {found.path.name} is looked at instead")
     return found
 
 

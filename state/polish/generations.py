@@ -150,11 +150,7 @@ def rollback(
         "to_step": back.step,
         "to_archive": back.entry.name,
         "given_up": stop - back.step,
-        "moved": [
-            path.name
-            for path in checkpoints.folders(run.checkpoints)
-            if int(path.name.removeprefix("step_")) > back.step
-        ],
+        "moved": [path.name for path in checkpoints.after(run.checkpoints, back.step)],
         "stop_at": stop,
         "eta_s": eta,
         "archive": outlook.archived(run),

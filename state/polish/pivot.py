@@ -174,7 +174,9 @@ def transaction(run: RunDir, plan: Plan, found: Look, store: StateStore, *, now:
     origin = (read_object(run.effective) or {}).get("origin")
     tx.put(run.effective, effective.first(config, Path(plan.config_file), run.root, origin))
     tx.put(run.samples, HEAD + TAIL)
-    _put_state(tx, plan, found, store, new.payload, parent, configs.digest(config), now)
+    put_state(
+        tx, found, store, new.payload, lineage=plan.lineage, parent=parent, step=parent.step, config=config
+    )
     for event in new.result.events:
         if event["event"] != "bounds":  # the changes below say it
             tx.record(event)
@@ -200,17 +202,18 @@ def summary(plan: Plan) -> str:
     return ", ".join(named[:4]) + (f" and {len(named) - 4} more" if len(named) > 4 else "")
 
 
-def _put_state(
+def put_state(
     tx: Transaction,
-    plan: Plan,
     found: Look,
     store: StateStore,
     payload: dict[str, Any],
-    parent: Parent,
-    digest: str,
-    now: str,
+    *,
+    lineage: str,
+    parent: Parent | None,
+    step: int,
+    config: Config,
 ) -> None:
-    """Put a state of a new lineage in place; the one there stays among the versions."""
+    """Put another state in place, of a new lineage or of an earlier step; the one there stays among the versions."""
     run = tx.run
     store.reserve(found.settled.serial)
     if run.state.exists():
@@ -219,11 +222,11 @@ def _put_state(
         tx.keep(run.state, run.versions / f"{name}.json")
     new = envelope.make(
         payload,
-        lineage=plan.lineage,
+        lineage=lineage,
         serial=store.next_serial(),
-        step=parent.step,
-        written_at=now,
-        config_sha256=digest,
+        step=step,
+        written_at=tx.now,
+        config_sha256=configs.digest(config),
         parent=parent,
         path=run.state,
     )
@@ -328,12 +331,10 @@ def _rollback(run: RunDir, plan: Plan, found: Look, store: StateStore, now: str)
     tx.put(run.effective, (back.where / run.effective.name).read_bytes())
     samples = back.where / run.samples.name
     tx.put(run.samples, samples.read_bytes() if samples.exists() else HEAD + TAIL)
-    for path in checkpoints.folders(run.checkpoints):
-        match = checkpoints.NAME.fullmatch(path.name)
-        if match and int(match[1]) > old.step:
-            tx.aside(path)
+    for path in checkpoints.after(run.checkpoints, old.step):
+        tx.aside(path)
     parent = Parent(ancestor.lineage, ancestor.serial, old.step)
-    _put_state(tx, plan, found, store, payload, parent, configs.digest(config), now)
+    put_state(tx, found, store, payload, lineage=plan.lineage, parent=parent, step=parent.step, config=config)
     tx.record(
         {
             "event": "rollback",

@@ -25,6 +25,7 @@ from state.checkpoints import Checkpoint
 from state.lock import RunLock
 from state.rows import read_rows
 from state.run_dir import RunDir
+from trainer.display import Silent
 from trainer.doctor.checks import Check, verdict
 from trainer.launch import launch
 from trainer.loop import Loop
@@ -33,19 +34,6 @@ from trainer.parts import Parts
 from trainer.signals import Flags
 
 STEPS, BOUNDARY = 8, 4
-
-
-class Silent:
-    """A display that shows nothing."""
-
-    def note(self, message: str) -> None:
-        """Say nothing."""
-
-    def progress(self, p: object, *, milestone: bool) -> None:
-        """Show nothing."""
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 @dataclass(slots=True)
