@@ -42,7 +42,6 @@ class Plan:
     config: Config
     run: RunDir
     runs_dir: Path
-    warnings: list[str]
 
 
 def plan(path: Path, *, name: str | None, runs_dir: Path, resume: Literal["auto", "must", "never"]) -> Plan:
@@ -90,7 +89,7 @@ def plan(path: Path, *, name: str | None, runs_dir: Path, resume: Literal["auto"
 
 def plan_of(config: Config, run: RunDir, runs_dir: Path) -> Plan:
     """The plan of a config and a run already chosen."""
-    return Plan(config, run, runs_dir, config_rules.warnings(config))
+    return Plan(config, run, runs_dir)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -145,7 +144,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "tokens_per_step": config.train.grad_accum * config.train.micro_batch * config.model.block_size,
         "parameters": model.parameter_count(),
         "budget": budget.projection(config, step),
-        "warnings": [*plan.warnings, *notes],
+        "warnings": [*config_rules.warnings(config), *notes],
         "findings": [found.as_dict() for found in findings],
         "sources": result,
     }
